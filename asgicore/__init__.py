@@ -1,0 +1,74 @@
+"""One ASGI request/response engine, for frameworks, services and small applications.
+
+::
+
+    from asgicore import Handler, Response
+
+    async def hello(request):
+        return Response("Hello, world!")
+
+    app = Handler(hello)
+"""
+
+from __future__ import annotations
+
+from ._body import Body as Body
+from ._handler import Endpoint as Endpoint
+from ._handler import Handler as Handler
+from ._headers import Headers as Headers
+from ._request import Request as Request
+from ._response import HTMLResponse as HTMLResponse
+from ._response import JSONResponse as JSONResponse
+from ._response import RedirectResponse as RedirectResponse
+from ._response import Response as Response
+from ._response import StreamingResponse as StreamingResponse
+from .errors import AsgicoreError as AsgicoreError
+from .errors import BodyConsumedError as BodyConsumedError
+from .errors import BodyTimeoutError as BodyTimeoutError
+from .errors import BodyTooLargeError as BodyTooLargeError
+from .errors import ClientDisconnectedError as ClientDisconnectedError
+from .errors import ContentLengthError as ContentLengthError
+from .errors import HeadersTooLargeError as HeadersTooLargeError
+from .errors import HTTPError as HTTPError
+from .errors import InvalidHeaderError as InvalidHeaderError
+from .errors import MalformedBodyError as MalformedBodyError
+from .errors import MalformedRequestError as MalformedRequestError
+from .errors import RequestError as RequestError
+from .errors import ResponseStateError as ResponseStateError
+from .errors import ServerProtocolError as ServerProtocolError
+from .errors import TargetTooLongError as TargetTooLongError
+from .errors import UsageError as UsageError
+from .limits import Limits as Limits
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsgicoreError",
+    "Body",
+    "BodyConsumedError",
+    "BodyTimeoutError",
+    "BodyTooLargeError",
+    "ClientDisconnectedError",
+    "ContentLengthError",
+    "Endpoint",
+    "HTMLResponse",
+    "HTTPError",
+    "Handler",
+    "Headers",
+    "HeadersTooLargeError",
+    "InvalidHeaderError",
+    "JSONResponse",
+    "Limits",
+    "MalformedBodyError",
+    "MalformedRequestError",
+    "RedirectResponse",
+    "Request",
+    "RequestError",
+    "Response",
+    "ResponseStateError",
+    "ServerProtocolError",
+    "StreamingResponse",
+    "TargetTooLongError",
+    "UsageError",
+    "__version__",
+]

@@ -1,0 +1,440 @@
+"""An endpoint as an ASGI application: the life of a request from the scope to the last byte.
+
+Source: ARCHITECTURE, "The life of a request"; the names of the hooks are those of Django's ``ASGIHandler``.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from tempfile import SpooledTemporaryFile
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
+
+from anyio import CancelScope, Event, move_on_after
+from anyio.lowlevel import checkpoint
+
+from ._body import Body
+from ._callables import is_async_callable
+from ._headers import check_request_headers
+from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
+from ._request import Request
+from ._response import Response, StreamingResponse
+from ._target import check_target
+from ._watch import AsyncioListener, TrioListener, resume, run_shielded, start_listener, timed
+from ._writer import Writer, slice_bytes
+from .errors import ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
+from .limits import DEFAULT_LIMITS, Limits
+from .types import Receive, Scope, Send
+
+__all__ = ["Endpoint", "Handler"]
+
+logger = logging.getLogger("asgicore")
+
+Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]]
+"""An async function that takes a :class:`Request` and returns a :class:`Response`."""
+_Watched: TypeAlias = Coroutine[Any, Any, None]
+
+
+class _Exchange:
+    """What one request holds until it is over."""
+
+    __slots__ = ("body", "cancel", "is_ending", "replaced", "request", "response", "scope", "writer")
+
+    def __init__(self, scope: Scope, body: Body, writer: Writer) -> None:
+        self.scope = scope
+        self.body = body
+        self.writer = writer
+        self.request: Any = None
+        self.response: Response | None = None
+        # A response that an error put another in place of.
+        self.replaced: Response | None = None
+        self.cancel: Callable[[], object] | None = None
+        self.is_ending = False
+
+    @property
+    def is_gone(self) -> bool:
+        return self.body.is_disconnected or self.writer.is_broken
+
+    @property
+    def phase(self) -> str:
+        if self.writer.is_started:
+            return "response"
+        return "handler" if self.body.is_settled and self.request is not None else "body"
+
+    def refuse_body(self) -> None:
+        """Have the connection closed if a body is under way: it would be taken for the next request, or drained at our cost."""
+        # HTTP/2 has no such field (RFC 9113 section 8.2.2), and ends the stream alone.
+        self.writer.closes_connection = not self.body.is_settled and str(self.scope.get("http_version")).startswith("1")
+
+    def __str__(self) -> str:
+        """Method and path for a log, so escaped that neither can forge a line."""
+        method, path = self.scope.get("method"), self.scope.get("path")
+        return f"{quote(str(method), errors='replace')} {quote(str(path), safe='/', errors='replace')}"
+
+
+class Handler:
+    """An ASGI application around one endpoint.
+
+    Subclass it and override ``create_request`` and ``run_get_response`` to put a framework on top; every other
+    hook can be overridden alone, too.
+
+    Args:
+        endpoint: ``async def endpoint(request) -> Response``. May be left out where ``run_get_response`` is overridden.
+        body: ``"spool"``: the endpoint runs when the whole body is here, which it can use any number of times.
+            ``"stream"``: it runs at once, and nothing is received before it asks.
+        on_disconnect: ``"cancel"``: the endpoint and its response are cancelled when the client leaves.
+            ``"notify"``: only ``request.is_disconnected`` changes.
+        limits: Bounds for every request.
+        lifespan: An async context manager function, called with the handler or with nothing; the mapping that it yields
+            becomes ``request.state``.
+        debug: Answer uncaught exceptions with their traceback, and report code that blocks the event loop. Never in production.
+
+    Raises:
+        TypeError: The endpoint is not asynchronous, or there is none.
+        ValueError: ``body`` or ``on_disconnect`` is none of the words above.
+    """
+
+    chunk_size: int = 65536
+    """Longest body message of a response, in bytes."""
+
+    request_class: type[Any] = Request
+    """Built by :meth:`create_request` with the scope and the :class:`Body`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint | None = None,
+        *,
+        body: Literal["spool", "stream"] = "spool",
+        on_disconnect: Literal["cancel", "notify"] = "cancel",
+        limits: Limits = DEFAULT_LIMITS,
+        lifespan: Lifespan | None = None,
+        debug: bool = False,
+    ) -> None:
+        if body not in ("spool", "stream"):
+            raise ValueError(f"body is 'spool' or 'stream', not {body!r}")
+        if on_disconnect not in ("cancel", "notify"):
+            raise ValueError(f"on_disconnect is 'cancel' or 'notify', not {on_disconnect!r}")
+        if endpoint is None:
+            if not self._overrides("run_get_response"):
+                raise TypeError("Handler takes an endpoint, or a subclass overrides run_get_response")
+        elif not is_async_callable(endpoint):
+            raise TypeError(
+                f"the endpoint {endpoint!r} is not asynchronous; write it as 'async def' "
+                "(synchronous endpoints are not supported yet)"
+            )
+        self.endpoint = endpoint
+        self.limits = limits
+        self.debug = debug
+        self._keeps = body == "spool"
+        self._cancels = on_disconnect == "cancel"
+        self._lifespan = None if lifespan is None else bind_lifespan(lifespan, self)
+        # For servers that keep no state between lifespan and requests.
+        self._state: dict[str, Any] = {}
+        self._waiting: set[_Exchange] = set()
+        self._drained: Event | None = None
+        # Hooks that do nothing are not called: a call of an empty async function is 0.1 us.
+        self._reads_itself = self._overrides("read_body")
+        self._listens_itself = self._overrides("listen_for_disconnect")
+        self._cuts_itself = self._overrides("chunk_bytes")
+        self._is_told_of_responses = self._overrides("response_ready")
+        self._is_told_of_ends = self._overrides("request_finished")
+
+    def _overrides(self, hook: str) -> bool:
+        return getattr(type(self), hook) is not getattr(Handler, hook)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope.
+
+        Raises:
+            ServerProtocolError: The scope is of an unknown type; nothing was received or sent.
+        """
+        kind = scope.get("type")
+        if kind == "http":
+            if self._state and "state" not in scope:
+                scope = {**scope, "state": dict(self._state)}
+            await self.handle(scope, receive, send)
+        elif kind == "lifespan":
+            if "state" not in scope:
+                self._state = {}
+                scope = {**scope, "state": self._state}
+            await run_lifespan(self._lifespan, scope, receive, send)
+        elif kind == "websocket":
+            await refuse_websocket(scope, receive, send)
+        else:
+            raise ServerProtocolError(f"asgicore serves http, lifespan and websocket scopes, not {kind!r}")
+
+    # --- the life of a request -----------------------------------------------------------------------
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request, from the first ``receive`` to the last cleanup.
+
+        Raises:
+            BaseException: What the endpoint or its response raised after the response was started, unchanged; what
+                ``receive`` raised; cancellation from outside.
+        """
+        limits = self.limits
+        body = Body(receive, limits, keep=self._keeps)
+        writer = Writer(
+            send,
+            head=scope.get("method") == "HEAD",
+            chunk_size=self.chunk_size,
+            timeout_seconds=limits.send_timeout_seconds,
+        )
+        exchange = _Exchange(scope, body, writer)
+        try:
+            try:
+                exchange.request, exchange.response = self.create_request(scope, body)
+                if exchange.response is not None:
+                    exchange.refuse_body()
+                elif self._keeps:
+                    if self._reads_itself:
+                        body.adopt(await self.read_body(body))
+                    else:
+                        await body.load()
+            except Exception as exc:
+                exchange.response = self._answer(exchange, exc)
+            coro: _Watched = self._respond(exchange)
+            if self.debug:
+                coro = timed(coro, str(exchange))
+            # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
+            if self._cancels:
+                with CancelScope() as cancel_scope:
+                    try:
+                        yielded = coro.send(None)
+                    except StopIteration:
+                        pass
+                    else:
+                        exchange.cancel = cancel_scope.cancel
+                        await self._carry_on(coro, yielded, exchange)
+            else:
+                try:
+                    yielded = coro.send(None)
+                except StopIteration:
+                    pass
+                else:
+                    await self._carry_on(coro, yielded, exchange)
+            if writer.is_done:
+                response = exchange.response
+                if response is not None and response.background is not None:
+                    await self._run_background(exchange, response.background)
+            elif exchange.is_ending:
+                await self._end(exchange)
+            elif body.failure is not None and not isinstance(body.failure, RequestError):
+                raise body.failure
+        except Exception as exc:
+            if not exchange.is_gone:
+                raise
+            self._log_gone(exchange, exc)
+        finally:
+            exchange.cancel = None
+            response = exchange.response
+            if (
+                body.needs_closing
+                or (response is not None and type(response).aclose is not Response.aclose)
+                or exchange.replaced is not None
+                or self._is_told_of_ends
+            ):
+                await run_shielded(self._close(exchange), limits.close_timeout_seconds)
+
+    async def _carry_on(self, coro: _Watched, yielded: Any, exchange: _Exchange) -> None:
+        """The endpoint waits: go on with it, and with a listener beside it."""
+        listener: AsyncioListener | TrioListener = start_listener(self._listen(exchange))
+        self._waiting.add(exchange)
+        try:
+            await resume(coro, yielded, exchange.body)
+        finally:
+            self._waiting.discard(exchange)
+            if self._drained is not None and not self._waiting:
+                self._drained.set()
+            await listener.stop()
+
+    async def _listen(self, exchange: _Exchange) -> None:
+        body = exchange.body
+        try:
+            if self._listens_itself:
+                await self.listen_for_disconnect(body)
+                body.leave()
+            else:
+                await body.listen()
+        except ClientDisconnectedError:
+            body.leave()
+        except Exception as exc:
+            body.fail(exc)
+        # After the final message the client may leave as it likes; servers report a disconnect then.
+        if exchange.cancel is not None and not exchange.writer.is_done:
+            exchange.cancel()
+
+    async def _respond(self, exchange: _Exchange) -> None:
+        writer = exchange.writer
+        response = exchange.response
+        if response is None:
+            try:
+                response = await self.run_get_response(exchange.request)
+                if not isinstance(response, Response):
+                    raise TypeError(f"the endpoint returned {type(response).__name__}; it must return a Response")
+            except Exception as exc:
+                response = self._answer(exchange, exc)
+            exchange.response = response
+        if self._is_told_of_responses:
+            await self.response_ready(exchange.request, response)
+        try:
+            await self.send_response(response, writer)
+        except Exception as exc:
+            if writer.is_started:
+                raise
+            exchange.replaced = response
+            response = exchange.response = self._answer(exchange, exc)
+            await self.send_response(response, writer)
+
+    def _answer(self, exchange: _Exchange, exc: Exception) -> Response:
+        """The response to an exception; raises it where nobody is there to get one."""
+        if exchange.is_gone or isinstance(exc, ServerProtocolError):
+            raise exc
+        if isinstance(exc, HTTPError):
+            if isinstance(exc, RequestError):
+                exchange.refuse_body()
+            return self.handle_http_error(exchange.request, exc)
+        logger.error("%s failed", exchange, exc_info=exc)
+        return self.handle_uncaught_exception(exchange.request, exc)
+
+    async def _run_background(self, exchange: _Exchange, background: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await background()
+        except Exception as exc:
+            logger.error("the background work of %s failed", exchange, exc_info=exc)
+
+    async def _end(self, exchange: _Exchange) -> None:
+        """The handler is being closed: end what was cut short so that the client can tell."""
+        if exchange.writer.is_open:
+            await exchange.writer({"type": "http.response.body", "body": b"", "more_body": False})
+        elif not exchange.writer.is_started:
+            response = self.handle_http_error(exchange.request, HTTPError(503, headers={"retry-after": "1"}))
+            await self.send_response(response, exchange.writer)
+        else:
+            raise ClientDisconnectedError("the handler was closed within a response of declared length")
+
+    def _log_gone(self, exchange: _Exchange, exc: Exception) -> None:
+        if isinstance(exc, ClientDisconnectedError):
+            logger.debug("%s: the client left", exchange)
+        else:
+            # Mostly the endpoint's way of telling that it was cut short; nobody waits for an answer.
+            logger.info("%s: the client left, then %s was raised", exchange, type(exc).__name__, exc_info=exc)
+
+    async def _close(self, exchange: _Exchange) -> None:
+        """Close everything, whatever fails on the way."""
+        closers: list[Callable[[], Awaitable[None]]] = [
+            response.aclose for response in (exchange.replaced, exchange.response) if response is not None
+        ]
+        if self._is_told_of_ends:
+            closers.append(lambda: self.request_finished(exchange.request, exchange.response))
+        closers.append(exchange.body.aclose)
+        try:
+            for close in closers:
+                try:
+                    await close()
+                except Exception as exc:
+                    level = logging.INFO if exchange.is_gone else logging.ERROR
+                    logger.log(level, "closing %s failed", exchange, exc_info=exc)
+        finally:
+            exchange.body.close_nowait()
+
+    async def aclose(self, grace_seconds: float = 5.0) -> None:
+        """End the requests that wait for something, for a shutdown that long streams would hold up.
+
+        Those that end by themselves within ``grace_seconds`` do. Of the others, a stream is cancelled and ended
+        with a final message, an endpoint that has not answered is cancelled and answered with 503, and a
+        response of declared length is aborted. With ``on_disconnect="notify"`` nothing is cancelled.
+        """
+        with move_on_after(grace_seconds):
+            while self._waiting:
+                self._drained = Event()
+                await self._drained.wait()
+        for exchange in self._waiting:
+            if exchange.cancel is not None:
+                exchange.is_ending = True
+                exchange.cancel()
+
+    # --- hooks ---------------------------------------------------------------------------------------
+
+    async def read_body(self, receive: Receive) -> SpooledTemporaryFile[bytes]:
+        """Read the body to its end into a file, positioned at 0. Called with ``body="spool"``, before the endpoint.
+
+        Args:
+            receive: Gives the messages of the request, checked and counted.
+
+        Raises:
+            ClientDisconnectedError: The client left first.
+            RequestError: The body is too large, too slow or not as long as declared.
+        """
+        body = receive if isinstance(receive, Body) else Body(receive, self.limits, keep=True)
+        await body.load()
+        return await body.file()
+
+    def create_request(self, scope: Scope, body: Body) -> tuple[Any, Response | None]:
+        """Check the head of the request.
+
+        Returns:
+            ``(request, None)``, or ``(None, response)`` if the head is malformed or too large.
+        """
+        limits = self.limits
+        try:
+            check_target(scope.get("path"), scope.get("query_string"), limits)
+            body.declare(check_request_headers(scope.get("headers"), limits).content_length)
+        except RequestError as exc:
+            return None, self.handle_http_error(None, exc)
+        return self.request_class(scope, body), None
+
+    async def run_get_response(self, request: Any) -> Response:
+        """Get the response: awaits the endpoint."""
+        assert self.endpoint is not None  # checked at construction
+        return await self.endpoint(request)
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        """Return, or raise :class:`ClientDisconnectedError`, when the client has left, and not before.
+
+        Called beside an endpoint that waits. After the body, ``receive`` gives ``http.disconnect`` alone.
+        """
+        if isinstance(receive, Body):
+            await receive.listen()
+            return
+        while (await receive()).get("type") != "http.disconnect":
+            await checkpoint()
+
+    def handle_http_error(self, request: Any, exc: HTTPError) -> Response:
+        """The response to an :class:`HTTPError`; ``request`` is ``None`` if its head was refused."""
+        return Response(exc.detail, exc.status_code, exc.headers, "text/plain; charset=utf-8")
+
+    def handle_uncaught_exception(self, request: Any, exc: Exception) -> Response:
+        """The response to any other exception, which was logged already; ``request`` may be ``None``."""
+        text = "".join(traceback.format_exception(exc)) if self.debug else "Internal Server Error"
+        return Response(text.encode(errors="backslashreplace"), 500, content_type="text/plain; charset=utf-8")
+
+    async def send_response(self, response: Response, send: Send) -> None:
+        """Send start, body messages of at most :attr:`chunk_size` bytes, and end.
+
+        Args:
+            response: What the endpoint returned.
+            send: Takes the messages of the response and checks them.
+        """
+        writer = send if isinstance(send, Writer) else Writer(send, chunk_size=self.chunk_size)
+        headers = response.raw_headers()
+        if isinstance(response, StreamingResponse):
+            await writer.send_stream(response.status_code, headers, response.parts(), self.chunk_bytes)
+            return
+        body = response.body
+        if len(body) <= self.chunk_size and not self._cuts_itself:
+            await writer.send_whole(response.status_code, headers, len(body), ((body, True),))
+        else:
+            await writer.send_whole(response.status_code, headers, len(body), self.chunk_bytes(body))
+
+    def chunk_bytes(self, data: bytes) -> Iterable[tuple[bytes, bool]]:
+        """Cut ``data`` into (chunk, is_last) of at most :attr:`chunk_size`; empty data gives one ``(b"", True)``."""
+        return slice_bytes(data, self.chunk_size)
+
+    async def response_ready(self, request: Any, response: Response) -> None:
+        """The endpoint is done and nothing was sent yet. Does nothing; for frameworks."""
+
+    async def request_finished(self, request: Any, response: Response | None) -> None:
+        """The request is over. Called once on every exit, shielded, while the body is still open. Does nothing; for frameworks."""

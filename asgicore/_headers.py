@@ -1,0 +1,318 @@
+"""Header fields: the request's raw list checked in one pass, the response's fields encoded and checked.
+
+Source: RFC 9110 sections 5 and 8, RFC 9112 section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping, istr
+
+from . import _grammar
+from .errors import HeadersTooLargeError, InvalidHeaderError, MalformedRequestError
+from .limits import Limits
+from .types import HeadersInput, RawHeaders
+
+# --- request ---------------------------------------------------------------------------------------------
+
+# istr keys spare multidict the case folding of the names that nearly every request has. Never filled from
+# requests: a client must not be able to grow it.
+_KNOWN: Final = {
+    name.encode(): istr(name)
+    for name in (
+        "accept accept-charset accept-encoding accept-language access-control-request-headers "
+        "access-control-request-method authorization cache-control connection content-disposition "
+        "content-encoding content-language content-length content-type cookie date dnt expect forwarded from "
+        "host if-match if-modified-since if-none-match if-range if-unmodified-since last-event-id link "
+        "max-forwards origin pragma priority range referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform "
+        "sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc te trailer transfer-encoding "
+        "upgrade upgrade-insecure-requests user-agent via x-api-key x-csrf-token x-csrftoken x-forwarded-for "
+        "x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id x-requested-with"
+    ).split()
+}
+
+
+class Head(NamedTuple):
+    """What the engine itself needs of the request's header fields."""
+
+    raw: RawHeaders
+    """The fields, names in lower case."""
+    content_length: int | None
+    """The declared length of the body in bytes, ``None`` if none is declared."""
+
+
+def check_request_headers(headers: Iterable[Any] | None, limits: Limits) -> Head:
+    """Check number, size and framing fields of the scope's ``headers`` without decoding any of them.
+
+    Args:
+        headers: Iterable of (name, value) pairs of bytes, as in the scope; may be a one-shot iterator,
+            ``None``, or have names in any case.
+        limits: ``max_headers`` and ``max_header_bytes`` apply.
+
+    Raises:
+        HeadersTooLargeError: More fields or bytes than allowed.
+        MalformedRequestError: ``content-length`` or ``host`` is malformed or ambiguous, or a field is no pair of bytes.
+    """
+    if type(headers) is not list:
+        headers = list(headers or ())
+    raw: RawHeaders = headers
+    if limits.max_headers is not None and len(raw) > limits.max_headers:
+        raise HeadersTooLargeError("headers", f"{len(raw)} fields, the limit is {limits.max_headers}")
+    # Three C loops in place of one in Python: 0.4 us for 8 fields where the loop takes 1.0 (CPython 3.11).
+    try:
+        fields = dict(raw)
+        names = b"".join(fields)
+        size = len(names) + len(b"".join(fields.values()))
+    except (TypeError, ValueError):
+        raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
+    if len(fields) != len(raw) or not names.islower():
+        raw, fields, size = _check_repeats(raw)
+    if limits.max_header_bytes is not None and size > limits.max_header_bytes:
+        raise HeadersTooLargeError("headers", f"{size} bytes, the limit is {limits.max_header_bytes}")
+    declared = fields.get(b"content-length")
+    return Head(raw, None if declared is None else parse_content_length(declared))
+
+
+def _check_repeats(headers: Iterable[tuple[bytes, bytes]]) -> tuple[RawHeaders, dict[bytes, bytes], int]:
+    """The same with names in lower case, refusing repeats that would be ambiguous."""
+    raw: RawHeaders = []
+    fields: dict[bytes, bytes] = {}
+    size = 0
+    for name, value in headers:
+        if not isinstance(name, bytes) or not isinstance(value, bytes):
+            raise MalformedRequestError("headers", "a field is not a pair of bytes")
+        name = name.lower()
+        size += len(name) + len(value)
+        raw.append((name, value))
+        if fields.setdefault(name, value) != value or name == b"host":
+            # RFC 9112 section 3.2: more than one Host is a 400. RFC 9110 section 8.6: so are lengths that differ.
+            if name == b"content-length" or (name == b"host" and sum(1 for n, _ in raw if n == b"host") > 1):
+                raise MalformedRequestError(name.decode(), "given more than once")
+    return raw, fields, size
+
+
+def parse_content_length(value: bytes) -> int:
+    """A declared length in bytes.
+
+    Raises:
+        MalformedRequestError: It is no number of bytes.
+    """
+    # RFC 9110 section 8.6 lets a recipient take "42, 42" for 42; servers that fold repeats produce it.
+    values = set(value.replace(b" ", b"").replace(b"\t", b"").split(b",")) if b"," in value else (value.strip(b" \t"),)
+    if len(values) == 1:
+        (digits,) = values
+        if _grammar.CONTENT_LENGTH.fullmatch(digits):
+            return int(digits)
+    raise MalformedRequestError("content-length", "not a number of bytes (RFC 9110 section 8.6)")
+
+
+def find(raw: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The first value of ``name``, without decoding anything else; ``None`` if there is none."""
+    for key, value in raw:
+        if key == name:
+            return value
+    return None
+
+
+def decode_request_headers(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDictProxy[str]:
+    """The fields as text (latin-1, RFC 9110 section 5.5), every repeat kept in order."""
+    known = _KNOWN.get
+    return CIMultiDictProxy(
+        CIMultiDict([(known(name) or name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])
+    )
+
+
+# Far above any media type in use; a value longer than this is an attack on the parser.
+_MAX_CONTENT_TYPE_BYTES: Final = 4096
+
+
+def parse_content_type(value: bytes) -> tuple[str, dict[str, str]]:
+    """Split a ``content-type`` into media type and parameters (RFC 9110 section 8.3.1), in one linear scan.
+
+    Returns:
+        The media type in lower case, ``""`` if empty, and its parameters by lower-case name, unquoted.
+        Parameters without a value are left out; of repeats the first counts.
+
+    Raises:
+        MalformedRequestError: Longer than 4096 bytes.
+    """
+    if len(value) > _MAX_CONTENT_TYPE_BYTES:
+        raise MalformedRequestError("content-type", f"longer than {_MAX_CONTENT_TYPE_BYTES} bytes")
+    media_type, _, rest = value.decode("latin-1").partition(";")
+    parameters: dict[str, str] = {}
+    while rest:
+        name, equals, tail = rest.partition("=")
+        if not equals:
+            break
+        # A parameter without a value before this one ends at its own semicolon.
+        name = name.rpartition(";")[2].strip().lower()
+        tail = tail.lstrip(" \t")
+        if tail.startswith('"'):
+            text, rest = _quoted_string(tail)
+        else:
+            text, _, rest = tail.partition(";")
+            text = text.strip()
+        if name:
+            parameters.setdefault(name, text)
+    return media_type.strip().lower(), parameters
+
+
+def _quoted_string(text: str) -> tuple[str, str]:
+    """Split off a leading quoted-string (RFC 9110 section 5.6.4): its content, and what follows the next ``;``."""
+    out: list[str] = []
+    start = position = 1
+    while position < len(text):
+        if text[position] == '"':
+            break
+        if text[position] == "\\":
+            out.append(text[start:position])
+            start = position + 1
+            position += 1
+        position += 1
+    out.append(text[start:position])
+    return "".join(out), text[position:].partition(";")[2]
+
+
+# --- response --------------------------------------------------------------------------------------------
+
+# RFC 9112 section 6 and RFC 9113 section 8.2.2: how the message is framed and what becomes of the connection is
+# the server's business; an application that says something else splits the response.
+_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding"})
+
+# Names that skip validation because it was done here, once. Never filled from applications' input.
+_NAMES: Final = {
+    name: name.encode()
+    for name in (
+        "accept-ranges access-control-allow-credentials access-control-allow-headers "
+        "access-control-allow-methods access-control-allow-origin access-control-expose-headers "
+        "access-control-max-age age allow cache-control content-disposition content-encoding content-language "
+        "content-length content-location content-range content-security-policy content-type "
+        "cross-origin-opener-policy date etag expires last-modified link location referrer-policy retry-after "
+        "server server-timing set-cookie strict-transport-security vary www-authenticate x-accel-buffering "
+        "x-content-type-options x-frame-options x-request-id"
+    ).split()
+}
+
+
+def encode_name(name: object) -> bytes:
+    """Check a field name (RFC 9110 section 5.1) and encode it in lower case.
+
+    Raises:
+        InvalidHeaderError: It is no ``str``, no token, or belongs to the server.
+    """
+    if type(name) is str and (known := _NAMES.get(name)) is not None:
+        return known
+    if not isinstance(name, str):
+        raise InvalidHeaderError(name, f"the name must be str, not {type(name).__name__}")
+    if not _grammar.TOKEN.fullmatch(name):
+        raise InvalidHeaderError(name, "the name may hold only letters, digits and !#$%&'*+-.^_`|~")
+    lower = name.lower()
+    if lower in _HOP_BY_HOP:
+        raise InvalidHeaderError(name, "set by the server, which frames the message; leave it out")
+    return lower.encode("ascii")
+
+
+def encode_value(name: str, value: object) -> bytes:
+    """Check a field value (RFC 9110 section 5.5) and encode it as latin-1.
+
+    Raises:
+        InvalidHeaderError: It is no ``str``, holds a control or a character outside latin-1, or begins or ends with a blank.
+    """
+    if not isinstance(value, str):
+        raise InvalidHeaderError(name, f"the value must be str, not {type(value).__name__}")
+    if not (value.isascii() and value.isprintable()):  # the common case, in 50 ns
+        illegal = _grammar.NOT_FIELD_VALUE.search(value)
+        if illegal:
+            raise InvalidHeaderError(
+                name, f"the value holds {illegal.group()!r}; controls and characters outside latin-1 cannot be sent"
+            )
+    if value and (value[0] in " \t" or value[-1] in " \t"):
+        raise InvalidHeaderError(name, "the value begins or ends with a blank")
+    return value.encode("latin-1")
+
+
+def encode_field(name: object, value: object) -> tuple[bytes, bytes]:
+    """Check and encode one field; see :func:`encode_name` and :func:`encode_value`."""
+    raw = encode_name(name)
+    return raw, encode_value(raw.decode("ascii"), value)
+
+
+def pairs(headers: HeadersInput | None) -> Iterator[tuple[str, str]]:
+    """The pairs of a ``headers=`` argument; a multidict gives every repeat.
+
+    Raises:
+        TypeError: It is neither a mapping nor pairs.
+    """
+    if headers is None:
+        return
+    items: Iterable[Any] = headers.items() if isinstance(headers, Mapping | MultiMapping) else headers
+    for item in items:
+        try:
+            name, value = item
+        except (TypeError, ValueError):
+            raise TypeError(f"headers takes a mapping or pairs of (name, value), not {item!r}") from None
+        yield name, value
+
+
+def check_raw_headers(headers: Iterable[Any]) -> RawHeaders:
+    """Check fields that are bytes already, from code that builds ASGI messages itself; names come out in lower case.
+
+    Raises:
+        InvalidHeaderError: As for :func:`encode_field`.
+    """
+    checked: RawHeaders = []
+    for name, value in headers:
+        if not isinstance(name, bytes) or not isinstance(value, bytes):
+            raise InvalidHeaderError(name, "an ASGI message takes names and values as bytes")
+        lower = encode_name(name.decode("latin-1"))
+        if _grammar.NOT_FIELD_VALUE_BYTES.search(value):
+            raise InvalidHeaderError(lower.decode("ascii"), "the value holds a control character")
+        checked.append((lower, value))
+    return checked
+
+
+class Headers(CIMultiDict[str]):
+    """The headers of a response: a ``CIMultiDict`` whose every way in checks name and value.
+
+    Repeats keep their order. Every method that sets raises
+    :class:`asgicore.InvalidHeaderError` at the call, naming the header.
+    """
+
+    def __init__(self, arg: Any = None, /, **kwargs: str) -> None:
+        super().__init__()
+        self.extend(() if arg is None else arg, **kwargs)
+
+    def __setitem__(self, key: str, value: str) -> None:
+        encode_field(key, value)
+        super().__setitem__(key, value)
+
+    def add(self, key: str, value: str) -> None:
+        encode_field(key, value)
+        super().add(key, value)
+
+    def setdefault(self, key: str, default: Any = None) -> str:
+        if key not in self:
+            encode_field(key, default)
+        return super().setdefault(key, default)
+
+    def extend(self, arg: Any = (), /, **kwargs: str) -> None:
+        super().extend(self._checked(arg, kwargs))
+
+    def update(self, arg: Any = (), /, **kwargs: str) -> None:
+        super().update(self._checked(arg, kwargs))
+
+    def merge(self, arg: Any = (), /, **kwargs: str) -> None:
+        super().merge(self._checked(arg, kwargs))
+
+    @staticmethod
+    def _checked(arg: Any, kwargs: Mapping[str, str]) -> list[tuple[str, str]]:
+        items = [*pairs(arg), *kwargs.items()]
+        for name, value in items:
+            encode_field(name, value)
+        return items
+
+    def raw(self) -> RawHeaders:
+        """The fields as they go on the wire."""
+        return [encode_field(name, value) for name, value in self.items()]

@@ -1,0 +1,110 @@
+"""The idle timeout of a body: how long to wait for one message.
+
+A scope with a deadline around every ``receive`` costs 4 to 8 us a message, more than the message itself. On
+asyncio the first message is stepped by hand, which tells whether it has to be waited for at all, and a stream of messages
+is looked after by a timer that costs a message nothing. Trio can cancel by scopes alone, and gets them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any
+
+from anyio import move_on_after
+
+from ._watch import resume, running_asyncio_task
+from .errors import BodyTimeoutError
+from .types import Message, Receive
+
+# A timer looks this often within the timeout: it fires at most a quarter late.
+_LOOKS = 4
+
+
+class _Settled:
+    """The body, as :func:`resume` sees it, where nobody watches."""
+
+    is_settled = True
+
+    def suspended(self) -> None:
+        pass
+
+
+_SETTLED = _Settled()
+
+
+async def _await(awaitable: Awaitable[Message]) -> Message:
+    return await awaitable
+
+
+async def receive_within(receive: Receive, seconds: float | None) -> Message:
+    """Receive one message.
+
+    Raises:
+        BodyTimeoutError: None came within ``seconds``.
+    """
+    if seconds is None:
+        return await receive()
+    if running_asyncio_task() is None:
+        with move_on_after(seconds):
+            return await receive()
+        raise BodyTimeoutError(seconds)
+    # Awaitables that are no coroutines (Granian's) are wrapped: only a coroutine can be stepped.
+    coro = _await(receive())
+    try:
+        yielded = coro.send(None)
+    except StopIteration as stop:
+        message: Message = stop.value
+        return message
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            return await resume(coro, yielded, _SETTLED)
+    except TimeoutError:
+        if timeout.expired():
+            raise BodyTimeoutError(seconds) from None
+        raise
+
+
+class IdleTimer:
+    """Looks after a generator that receives messages, on asyncio.
+
+    Args:
+        source: The generator. While it waits, ``ag_await`` is the call of ``receive`` that it waits for:
+            the same call at every look within ``seconds`` is a client that sends nothing.
+        seconds: The idle timeout.
+    """
+
+    __slots__ = ("_cancelling", "_handle", "_looks", "_loop", "_seconds", "_seen", "_source", "_task", "expired")
+
+    def __init__(self, source: AsyncGenerator[bytes, None], seconds: float) -> None:
+        self._source = source
+        self._seconds = seconds
+        self._seen: Any = None
+        self._looks = 0
+        self._task = running_asyncio_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
+        self._loop = asyncio.get_running_loop()
+        self.expired = False
+        self._handle = self._loop.call_later(seconds / _LOOKS, self._look)
+
+    def _look(self) -> None:
+        waits_for: Any = self._source.ag_await
+        if waits_for is None or waits_for is not self._seen:
+            self._seen = waits_for
+            self._looks = 0
+        else:
+            self._looks += 1
+        if self._looks < _LOOKS or self._task is None:
+            self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)
+        else:
+            self.expired = True
+            self._task.cancel()
+
+    def take_back(self) -> bool:
+        """Whether the cancellation that arrived is this timer's and nobody else's; if so it is taken back."""
+        return self.expired and self._task is not None and self._task.uncancel() <= self._cancelling
+
+    def stop(self) -> None:
+        """Look no more, and let go of the generator."""
+        self._handle.cancel()
+        self._seen = None

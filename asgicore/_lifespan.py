@@ -1,0 +1,107 @@
+"""The scopes that are no HTTP request: lifespan answered, websocket refused.
+
+Source: ASGI specifications "Lifespan Protocol" 2.0, "WebSocket" 2.5 and the extension "websocket.http.response".
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+
+from .errors import ServerProtocolError
+from .types import Receive, Scope, Send
+
+__all__ = ["Lifespan", "bind_lifespan", "refuse_websocket", "run_lifespan"]
+
+logger = logging.getLogger("asgicore")
+
+Lifespan: TypeAlias = (
+    Callable[[], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+    | Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+)
+"""An async context manager function, with the handler as its argument or without one; what it yields becomes ``state``."""
+
+_Bound: TypeAlias = Callable[[], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+
+def bind_lifespan(lifespan: Lifespan, handler: object) -> _Bound:
+    """Give the function its handler if it takes one; decided once.
+
+    Raises:
+        TypeError: It is not callable with one argument or none.
+    """
+    try:
+        signature = inspect.signature(lifespan)
+    except (TypeError, ValueError):
+        raise TypeError(f"lifespan takes an async context manager function, not {lifespan!r}") from None
+    for arguments in ((handler,), ()):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return lambda: lifespan(*arguments)
+    raise TypeError(f"lifespan is called with the handler or with nothing, which {lifespan!r} does not allow")
+
+
+async def run_lifespan(
+    lifespan: _Bound | None, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer one lifespan scope, from startup to shutdown.
+
+    A failure is logged with its traceback and reported to the server with its message; it is not raised
+    as well, which servers take for an application without lifespan support.
+    """
+    await _expect(receive, "lifespan.startup")
+    if lifespan is None:
+        await send({"type": "lifespan.startup.complete"})
+        await _expect(receive, "lifespan.shutdown")
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    phase = "startup"
+    try:
+        async with lifespan() as state:
+            if state is not None:
+                _share(state, scope)
+            await send({"type": "lifespan.startup.complete"})
+            phase = "wait"
+            await _expect(receive, "lifespan.shutdown")
+            phase = "shutdown"
+    except Exception as exc:
+        if phase == "wait":
+            raise
+        logger.error("the application's %s failed", phase, exc_info=exc)
+        await send({"type": f"lifespan.{phase}.failed", "message": f"{type(exc).__name__}: {exc}"})
+        return
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def _share(state: Mapping[str, Any], scope: Scope) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"lifespan yields a mapping or None, not {type(state).__name__}")
+    shared = scope.get("state")
+    if isinstance(shared, MutableMapping):
+        shared.update(state)
+
+
+async def _expect(receive: Receive, kind: str) -> None:
+    message = await receive()
+    if message.get("type") != kind:
+        raise ServerProtocolError(f"the server sent {message.get('type')!r} where {kind} must come")
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a websocket: with a 403 response where the server offers that, else by closing it before it is accepted."""
+    message = await receive()
+    if message.get("type") != "websocket.connect":
+        return  # the client left first
+    try:
+        if "websocket.http.response" in (scope.get("extensions") or {}):
+            await send({"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+            await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
+        else:
+            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+    except OSError:
+        logger.debug("the client left before the websocket was refused")

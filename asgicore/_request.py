@@ -1,0 +1,293 @@
+"""The request, as the endpoint sees it: nothing is parsed until asked for, then kept.
+
+Source: ASGI HTTP specification 2.5, "HTTP Connection Scope".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from tempfile import SpooledTemporaryFile
+from typing import Any, Final
+
+from multidict import CIMultiDictProxy, MultiDictProxy
+
+from ._body import Body
+from ._cookies import parse_cookies
+from ._headers import decode_request_headers, find, parse_content_length, parse_content_type
+from ._params import parse_query
+from ._target import address, build_url, check_host, host_from_server, split_root_path
+from .errors import MalformedBodyError, MalformedRequestError
+from .limits import DEFAULT_LIMITS, Limits
+from .types import RawHeaders, Receive, Scope
+
+__all__ = ["Request"]
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+# One decoder for all; NaN and the infinities are no JSON (RFC 8259 section 6).
+_decode_json: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+class Request:
+    """One HTTP request.
+
+    Building one never fails, however odd the scope. An accessor that needs text raises
+    :class:`asgicore.MalformedRequestError` (400), naming the field, where there is none.
+
+    Args:
+        scope: The connection scope; never changed.
+        receive: The server's channel, or the :class:`Body` that owns it already.
+        limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
+    """
+
+    __slots__ = ("_body", "_content_type", "_cookies", "_headers", "_query_params", "_raw", "_state", "scope")
+
+    scope: Scope
+
+    def __init__(self, scope: Scope, receive: Receive | Body, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.scope = scope
+        self._body = receive if isinstance(receive, Body) else Body(receive, limits)
+        self._raw: RawHeaders | None = None
+        self._headers: CIMultiDictProxy[str] | None = None
+        self._query_params: MultiDictProxy[str] | None = None
+        self._cookies: dict[str, str] | None = None
+        self._content_type: tuple[str, dict[str, str]] | None = None
+        self._state: MutableMapping[str, Any] | None = None
+
+    # --- the request line ----------------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """The method as the server gives it (upper case by the specification), ``"GET"`` if the server gives none."""
+        return self._text("method", "GET")
+
+    @property
+    def path(self) -> str:
+        """The whole path, decoded, the mount point included."""
+        return self._text("path", "")
+
+    @property
+    def raw_path(self) -> bytes | None:
+        """The path as it was sent, percent-encoded; ``None`` if the server does not give it."""
+        value = self.scope.get("raw_path")
+        return value if isinstance(value, bytes) else None
+
+    @property
+    def root_path(self) -> str:
+        """Where the application is mounted, without a trailing slash; ``""`` at the top."""
+        return split_root_path("", self._text("root_path", ""))[0]
+
+    @property
+    def path_info(self) -> str:
+        """The path below :attr:`root_path`, which is removed on whole segments only; the whole path outside of it."""
+        return split_root_path(self.path, self._text("root_path", ""))[1]
+
+    @property
+    def scheme(self) -> str:
+        """``"http"`` or ``"https"``."""
+        return self._text("scheme", "") or "http"
+
+    @property
+    def http_version(self) -> str:
+        """``"1.0"``, ``"1.1"``, ``"2"`` or ``"3"``, as the server gives it."""
+        return self._text("http_version", "") or "1.1"
+
+    @property
+    def query_string(self) -> bytes:
+        """What follows ``?``, percent-encoded, ``b""`` if nothing does."""
+        value: object = self.scope.get("query_string")
+        return value if isinstance(value, bytes) else b""
+
+    @property
+    def query_params(self) -> MultiDictProxy[str]:
+        """The fields of the query string, every repeat in order.
+
+        Raises:
+            MalformedRequestError: Raw bytes that are no UTF-8, or more than ``Limits.max_query_params`` fields.
+        """
+        if self._query_params is None:
+            self._query_params = parse_query(self.query_string, self._body.limits.max_query_params)
+        return self._query_params
+
+    @property
+    def url(self) -> str:
+        """The URL of the request; relative if neither ``host`` nor ``server`` is known.
+
+        Raises:
+            MalformedRequestError: ``host``, path or query cannot be part of a URL.
+        """
+        return build_url(self.scheme, self.host, self.path, self.raw_path, self.query_string)
+
+    def _text(self, key: str, default: str) -> str:
+        value = self.scope.get(key)
+        if isinstance(value, str):
+            return value
+        if value is None:
+            return default
+        raise MalformedRequestError(key, f"the server gave {type(value).__name__} in place of text")
+
+    # --- header fields -------------------------------------------------------------------------------
+
+    @property
+    def raw_headers(self) -> RawHeaders:
+        """The header fields as they came: pairs of bytes, names in lower case."""
+        raw = self._raw
+        if raw is None:
+            fields = self.scope.get("headers") or ()
+            try:
+                raw = [(name.lower(), value) for name, value in fields]
+            except (AttributeError, TypeError, ValueError):
+                raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
+            self._raw = raw
+        return raw
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The header fields as text (latin-1), case-insensitive, every repeat in order."""
+        if self._headers is None:
+            self._headers = decode_request_headers(self.raw_headers)
+        return self._headers
+
+    @property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies by name, from all ``cookie`` fields; of repeats the last.
+
+        Raises:
+            HeadersTooLargeError: More than ``Limits.max_cookies`` or ``Limits.max_cookie_bytes``.
+        """
+        if self._cookies is None:
+            fields = [value for name, value in self.raw_headers if name == b"cookie"]
+            self._cookies = parse_cookies(fields, self._body.limits) if fields else {}
+        return self._cookies
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body in lower case and without parameters, ``""`` if none is given."""
+        return self._parsed_content_type()[0]
+
+    @property
+    def charset(self) -> str | None:
+        """The ``charset`` parameter of the content type, as given."""
+        return self._parsed_content_type()[1].get("charset")
+
+    def _parsed_content_type(self) -> tuple[str, dict[str, str]]:
+        if self._content_type is None:
+            self._content_type = parse_content_type(find(self.raw_headers, b"content-type") or b"")
+        return self._content_type
+
+    @property
+    def content_length(self) -> int | None:
+        """The declared length of the body in bytes, ``None`` if none is declared.
+
+        Raises:
+            MalformedRequestError: It is no number of bytes.
+        """
+        value = find(self.raw_headers, b"content-length")
+        return None if value is None else parse_content_length(value)
+
+    # --- where it came from --------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """Host and port as the client named them, else of the listening socket; ``""`` if neither is known.
+
+        Raises:
+            MalformedRequestError: The ``host`` field is no host.
+        """
+        value = find(self.raw_headers, b"host")
+        return check_host(value) if value else host_from_server(self.server, self.scheme)
+
+    @property
+    def client(self) -> tuple[str, int | None] | None:
+        """Address and port of the peer; ``None`` if the server does not know them."""
+        return address(self.scope.get("client"))
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        """Address and port of the listening socket; for a unix socket its path and ``None``."""
+        return address(self.scope.get("server"))
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        """What the lifespan has put there, and room for more: a copy for this request alone."""
+        state = self._state
+        if state is None:
+            given: object = self.scope.get("state")
+            state = self._state = given if isinstance(given, MutableMapping) else {}
+        return state
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """The ASGI extensions that the server offers."""
+        given: object = self.scope.get("extensions")
+        return given if isinstance(given, Mapping) else {}
+
+    # --- body ----------------------------------------------------------------------------------------
+
+    @property
+    def is_disconnected(self) -> bool:
+        """Whether the client is known to have left. Costs nothing; changes while the endpoint waits for something."""
+        return self._body.is_disconnected
+
+    async def wait_disconnected(self) -> None:
+        """Return when the client has left. Of use with ``on_disconnect="notify"``; otherwise the endpoint is cancelled."""
+        await self._body.wait_disconnected()
+
+    async def body(self) -> bytes:
+        """Return the whole body, ``b""`` if there is none.
+
+        Raises:
+            BodyConsumedError: In stream mode, if the body was used before.
+            RequestError: It is too large (413), too slow (408) or not as long as declared (400).
+            ClientDisconnectedError: The client left before the end.
+        """
+        return await self._body.read()
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """Return an asynchronous iterator over the body; no part is empty.
+
+        Raises:
+            BodyConsumedError: At once, in stream mode, if the body was used before.
+
+        The iterator raises as :meth:`body` does.
+        """
+        return self._body.stream()
+
+    async def file(self) -> SpooledTemporaryFile[bytes]:
+        """Return the body as a binary file at position 0: in memory if small, else on disk. It is closed with the request.
+
+        A large file is read from the disk: in an ``async`` function, read it in a worker thread, or use :meth:`stream`.
+
+        Raises:
+            BodyConsumedError: In stream mode, if the body was used before; or the request is over.
+            RequestError: As :meth:`body`.
+            ClientDisconnectedError: As :meth:`body`.
+        """
+        return await self._body.file()
+
+    async def json(self, *, loads: Callable[[str], Any] = _decode_json) -> Any:
+        """Return the body parsed as JSON (RFC 8259: UTF-8).
+
+        Args:
+            loads: Replaces the standard library's parser; raises ``ValueError`` for what is no JSON.
+
+        Raises:
+            MalformedBodyError: It is no JSON, or nested too deeply.
+            BodyConsumedError: As :meth:`body`.
+            RequestError: As :meth:`body`.
+            ClientDisconnectedError: As :meth:`body`.
+        """
+        body = await self._body.read()
+        try:
+            return loads(body.decode("utf-8-sig" if body[:1] == b"\xef" else "utf-8"))
+        except (ValueError, RecursionError) as exc:
+            # The message of a JSONDecodeError names a position and nothing of the body.
+            reason = str(exc) if isinstance(exc, json.JSONDecodeError) else "no JSON that can be read"
+            raise MalformedBodyError("body", reason) from exc
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.scope.get('method')!r} {self.scope.get('path')!r}>"

@@ -1,0 +1,398 @@
+"""Responses: what an endpoint returns.
+
+A response built without touching ``.headers`` keeps its header fields as the bytes that go out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Final, TypeAlias
+from urllib.parse import quote
+
+from ._callables import is_async_callable
+from ._cookies import SameSite, build_set_cookie
+from ._grammar import CONTENT_LENGTH
+from ._headers import Headers, encode_field, find, pairs
+from .errors import ContentLengthError, InvalidHeaderError, ResponseStateError, is_status
+from .types import HeadersInput, RawHeaders
+
+__all__ = ["HTMLResponse", "JSONResponse", "RedirectResponse", "Response", "StreamingResponse"]
+
+Background: TypeAlias = Callable[[], Awaitable[object]]
+
+_TEXT: Final = "text/plain; charset=utf-8"
+
+# Checked and encoded once; others are checked each time.
+_CONTENT_TYPES: Final = {
+    value: encode_field("content-type", value)
+    for value in (
+        _TEXT,
+        "text/plain",
+        "text/html; charset=utf-8",
+        "text/html",
+        "application/json",
+        "application/octet-stream",
+        "text/event-stream",
+    )
+}
+
+
+class Response:
+    """A response whose body is there as a whole.
+
+    Args:
+        content: The body; ``str`` is sent as UTF-8.
+        status_code: 100 to 599.
+        headers: A mapping (a multidict keeps its repeats) or pairs of ``str``. Names go out in lower case.
+        content_type: The ``content-type`` field as it is; overrides one in ``headers``. Without either, ``str`` is
+            ``text/plain; charset=utf-8`` and bytes have none.
+        background: Called without arguments and awaited after the last byte was handed to the server; not
+            cancelled by a disconnect, and not called if the response was not sent to its end.
+
+    Raises:
+        InvalidHeaderError: A header field must not leave; it is named. Also for ``connection`` and
+            ``transfer-encoding``, which are the server's.
+        ContentLengthError: ``headers`` declare another length than the body has.
+        ValueError: The status is no status.
+        TypeError: The content is neither ``bytes`` nor ``str``, or ``background`` is not asynchronous.
+    """
+
+    __slots__ = ("_body", "_headers", "_raw", "background", "status_code")
+
+    default_content_type: ClassVar[str | None] = None
+    """The ``content-type`` where none is given."""
+
+    status_code: int
+    background: Background | None
+
+    def __init__(
+        self,
+        content: bytes | str = b"",
+        status_code: int = 200,
+        headers: HeadersInput | None = None,
+        content_type: str | None = None,
+        *,
+        background: Background | None = None,
+    ) -> None:
+        fallback = self.default_content_type
+        if type(content) is bytes:
+            body = content
+        else:
+            body = _as_bytes(content)
+            if fallback is None and isinstance(content, str):
+                fallback = _TEXT
+        self._body = body
+        raw = self._init(status_code, headers, content_type or fallback, content_type is not None, background)
+        if headers is not None and find(raw, b"content-length") is not None:
+            self._check_length(raw)
+        elif body or status_code != 304:
+            # 304 has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
+            raw.append((b"content-length", b"%d" % len(body)))
+
+    def _init(
+        self,
+        status_code: int,
+        headers: HeadersInput | None,
+        content_type: str | None,
+        overrides: bool,
+        background: Background | None,
+    ) -> RawHeaders:
+        """Set everything but the body; returns the fields, to be completed."""
+        if type(status_code) is not int or not 100 <= status_code <= 599:
+            if not is_status(status_code):
+                raise ValueError(f"status_code takes an integer from 100 to 599, not {status_code!r}")
+            status_code = int(status_code)  # http.HTTPStatus
+        if background is not None and not is_async_callable(background):
+            raise TypeError(f"background takes an async function without arguments, not {background!r}")
+        self.status_code = status_code
+        self.background = background
+        self._headers: Headers | None = None
+        raw: RawHeaders = []
+        self._raw: RawHeaders = raw
+        if headers is not None:
+            raw.extend([encode_field(name, value) for name, value in pairs(headers)])
+            if overrides:
+                raw[:] = [field for field in raw if field[0] != b"content-type"]
+            elif find(raw, b"content-type") is not None:
+                content_type = None
+        if content_type is not None:
+            raw.append(_CONTENT_TYPES.get(content_type) or encode_field("content-type", content_type))
+        return raw
+
+    @property
+    def body(self) -> bytes:
+        """The body as it goes out. Setting it adjusts ``content-length``."""
+        return self._body
+
+    @body.setter
+    def body(self, content: bytes | str) -> None:
+        self._body = _as_bytes(content)
+        self.headers["content-length"] = str(len(self._body))
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields, a ``CIMultiDict``; what is set is checked at once."""
+        if self._headers is None:
+            self._headers = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in self._raw])
+        return self._headers
+
+    def raw_headers(self) -> RawHeaders:
+        """The fields as they go on the wire: pairs of bytes, names in lower case, in order.
+
+        Raises:
+            InvalidHeaderError: A field must not leave, or ``content-length`` is given more than once.
+            ContentLengthError: The declared length is not that of the body.
+        """
+        raw = self._raw
+        if self._headers is not None:
+            raw = self._headers.raw()
+            self._check_length(raw)
+        if self.status_code < 200 or self.status_code == 204 or (self.status_code == 304 and not self._body):
+            # RFC 9110 section 8.6: no length on 1xx and 204; on 304 that of the representation, which 0 is not.
+            kept = self.status_code == 304
+            raw = [(name, value) for name, value in raw if name != b"content-length" or (kept and value != b"0")]
+        return raw
+
+    def _check_length(self, raw: RawHeaders) -> None:
+        declared = [value for name, value in raw if name == b"content-length"]
+        if len(declared) > 1:
+            raise InvalidHeaderError("content-length", "given more than once")
+        if declared:
+            if not CONTENT_LENGTH.fullmatch(declared[0]):
+                raise InvalidHeaderError("content-length", "not a number of bytes")
+            # Without a body here the length may be that of the answer to a GET, for HEAD and 304; the writer knows.
+            if self._body and int(declared[0]) != len(self._body):
+                raise ContentLengthError(int(declared[0]), len(self._body))
+
+    def set_cookie(
+        self,
+        key: str,
+        value: str = "",
+        max_age: int | timedelta | None = None,
+        expires: datetime | str | int | None = None,
+        path: str | None = "/",
+        domain: str | None = None,
+        secure: bool = False,
+        httponly: bool = False,
+        samesite: SameSite | None = "lax",
+        partitioned: bool = False,
+    ) -> None:
+        """Add one ``set-cookie`` field (RFC 6265bis section 4.1); fields of other cookies stay.
+
+        Args:
+            key: The name, a token.
+            value: Printable ASCII without blanks, ``,``, ``;``, ``\\`` and inner quotes.
+            max_age: Lifetime in seconds; a session cookie if both this and ``expires`` are ``None``.
+            expires: A point in time, seconds from now, or an HTTP date.
+            path: ``Path``; ``None`` leaves it out.
+            domain: ``Domain``; ``None`` means this host alone.
+            secure: ``Secure``: sent over HTTPS only.
+            httponly: ``HttpOnly``: hidden from scripts.
+            samesite: ``SameSite``; ``"none"`` needs ``secure``.
+            partitioned: ``Partitioned`` (CHIPS), which brings ``Secure`` with it.
+
+        Raises:
+            InvalidHeaderError: A part holds an illegal character, or name prefix and attributes contradict each other.
+        """
+        cookie = build_set_cookie(
+            key,
+            value,
+            max_age=max_age,
+            expires=expires,
+            path=path,
+            domain=domain,
+            secure=secure,
+            httponly=httponly,
+            samesite=samesite,
+            partitioned=partitioned,
+        )
+        if self._headers is None:
+            self._raw.append((b"set-cookie", cookie.encode("ascii")))
+        else:
+            self._headers.add("set-cookie", cookie)
+
+    def delete_cookie(
+        self,
+        key: str,
+        path: str | None = "/",
+        domain: str | None = None,
+        secure: bool = False,
+        httponly: bool = False,
+        samesite: SameSite | None = "lax",
+        partitioned: bool = False,
+    ) -> None:
+        """Tell the client to forget a cookie. Path, domain and attributes must be those it was set with.
+
+        Raises:
+            InvalidHeaderError: As :meth:`set_cookie`.
+        """
+        # Browsers ignore a deletion that the name's prefix does not allow.
+        secure = secure or samesite == "none" or key.lower().startswith(("__secure-", "__host-"))
+        self.set_cookie(key, "", 0, 0, path, domain, secure, httponly, samesite, partitioned)
+
+    async def aclose(self) -> None:
+        """Let go of what the body is made from; the engine calls it once for every response."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status_code}>"
+
+
+def _as_bytes(content: object) -> bytes:
+    if isinstance(content, str):
+        return content.encode()
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise TypeError(
+        f"content takes bytes or str, not {type(content).__name__}; use JSONResponse for data, StreamingResponse for an iterable"
+    )
+
+
+class HTMLResponse(Response):
+    """A :class:`Response` of type ``text/html; charset=utf-8``."""
+
+    __slots__ = ()
+
+    default_content_type = "text/html; charset=utf-8"
+
+
+# One encoder for all: json.dumps() with arguments builds one each time.
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class JSONResponse(Response):
+    """A :class:`Response` whose content is data, written as JSON (RFC 8259) in UTF-8.
+
+    Args:
+        content: What the standard library's ``json`` can write.
+        status_code: As for :class:`Response`.
+        headers: As for :class:`Response`.
+        content_type: As for :class:`Response`; ``application/json`` if ``None``.
+        background: As for :class:`Response`.
+        dumps: Replaces the standard library's encoder; returns ``str`` or ``bytes``.
+
+    Raises:
+        TypeError: The data cannot be written as JSON.
+        ValueError: It holds NaN or an infinity, which JSON does not know, or refers to itself.
+    """
+
+    __slots__ = ()
+
+    default_content_type = "application/json"
+
+    def __init__(
+        self,
+        content: Any,
+        status_code: int = 200,
+        headers: HeadersInput | None = None,
+        content_type: str | None = None,
+        *,
+        background: Background | None = None,
+        dumps: Callable[[Any], str | bytes] = _encode_json,
+    ) -> None:
+        super().__init__(dumps(content), status_code, headers, content_type, background=background)
+
+
+# RFC 3986 reserved and unreserved characters and "%", so that what is escaped already stays as it is.
+_URL_SAFE: Final = ":/?#[]@!$&'()*+,;=%-._~"
+
+
+class RedirectResponse(Response):
+    """Sends the client to another URL (RFC 9110 section 15.4).
+
+    Args:
+        url: Absolute or relative; characters outside of URLs are percent-encoded.
+        status_code: 300 to 399; 307 keeps the method, 303 makes it a GET.
+        headers: As for :class:`Response`.
+        background: As for :class:`Response`.
+
+    Raises:
+        InvalidHeaderError: The URL holds a control character.
+        ValueError: The status is no redirect.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        url: str,
+        status_code: int = 307,
+        headers: HeadersInput | None = None,
+        *,
+        background: Background | None = None,
+    ) -> None:
+        if not is_status(status_code) or not 300 <= status_code <= 399:
+            raise ValueError(f"a redirect takes a status from 300 to 399, not {status_code!r}")
+        # Controls would be escaped, and so hidden; a newline in a target is an attack or a mistake.
+        encode_field("location", "".join(char for char in str(url) if char < "\x80"))
+        try:
+            location = quote(str(url), safe=_URL_SAFE)
+        except UnicodeEncodeError:
+            raise InvalidHeaderError("location", "the URL holds characters that have no UTF-8 form") from None
+        kept = [pair for pair in pairs(headers) if pair[0].lower() != "location"]
+        super().__init__(b"", status_code, [("location", location), *kept], background=background)
+
+
+class StreamingResponse(Response):
+    """A response whose body comes part by part.
+
+    The next part is asked for when the server has taken the last one. The iterator is closed by
+    the engine on every exit, in the task that iterated, also where it never began.
+
+    Args:
+        content: An asynchronous iterable of ``bytes`` or ``str`` (sent as UTF-8).
+        status_code: As for :class:`Response`.
+        headers: As for :class:`Response`. A ``content-length`` is held against what comes: bytes beyond it are not
+            sent, and a stream that falls short of it is aborted.
+        content_type: As for :class:`Response`; none if ``None``.
+        background: As for :class:`Response`.
+
+    Raises:
+        TypeError: ``content`` is no asynchronous iterable.
+        InvalidHeaderError: As for :class:`Response`.
+    """
+
+    __slots__ = ("_content", "_iterator")
+
+    def __init__(
+        self,
+        content: AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str],
+        status_code: int = 200,
+        headers: HeadersInput | None = None,
+        content_type: str | None = None,
+        *,
+        background: Background | None = None,
+    ) -> None:
+        if not isinstance(content, AsyncIterable):
+            raise TypeError(
+                f"StreamingResponse takes an asynchronous iterable, not {type(content).__name__}; "
+                "make an async generator of it"
+            )
+        self._content: AsyncIterable[bytes | str] | None = content
+        self._iterator: AsyncIterator[bytes | str] | None = None
+        self._body = b""
+        fallback = content_type or self.default_content_type
+        raw = self._init(status_code, headers, fallback, content_type is not None, background)
+        if headers is not None:
+            self._check_length(raw)
+
+    def parts(self) -> AsyncIterator[bytes | str]:
+        """The iterator over the body; it can be had once.
+
+        Raises:
+            ResponseStateError: The response was sent or closed before.
+        """
+        content, self._content = self._content, None
+        if content is None:
+            raise ResponseStateError("a streaming response can be sent once; build a new one for each request")
+        self._iterator = iterator = aiter(content)
+        return iterator
+
+    async def aclose(self) -> None:
+        """Close the iterator (or the iterable, if it never began) by its own ``aclose``, if it has one."""
+        target = self._iterator if self._iterator is not None else self._content
+        self._iterator = self._content = None
+        close = getattr(target, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,146 @@
+"""Bodies too large for memory: a temporary file that only worker threads touch.
+
+The standard library's ``SpooledTemporaryFile``: unnamed, mode 0600, and safe after a failed roll-over, which anyio's is not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Callable
+from tempfile import SpooledTemporaryFile
+from typing import Any, Final, TypeVar
+
+from anyio import CapacityLimiter, Event, create_task_group
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+
+T = TypeVar("T")
+
+BATCH_BYTES: Final = 2**20
+"""What one hop to a worker thread writes or reads: at 1 MiB the hops cost a few percent, at 64 KiB they cost more
+than the writing (200 MiB: 0.07 s and 0.24 s)."""
+
+# Below this a part is copied into a buffer; a list of tiny parts would cost 20 times their size.
+_COPY_BELOW: Final = 4096
+
+# File operations have threads of their own, so that uploads and blocked application code cannot starve each other.
+_FILE_THREADS: Final = 40
+_limiter: RunVar[CapacityLimiter] = RunVar("asgicore_file_limiter")
+
+
+async def in_file_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run a file operation in a worker thread; it is finished or never begun when this returns or raises."""
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = CapacityLimiter(_FILE_THREADS)
+        _limiter.set(limiter)
+    return await run_sync(function, *args, limiter=limiter)
+
+
+class Parts:
+    """Parts of a body in memory, in order: large ones as they came, small ones gathered."""
+
+    __slots__ = ("_parts", "size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes | bytearray] = []
+        self.size = 0
+
+    def add(self, part: bytes) -> None:
+        self.size += len(part)
+        if len(part) >= _COPY_BELOW:
+            self._parts.append(part)
+        elif self._parts and isinstance(self._parts[-1], bytearray):
+            self._parts[-1] += part
+        else:
+            self._parts.append(bytearray(part))
+
+    def join(self) -> bytes:
+        if len(self._parts) == 1 and isinstance(self._parts[0], bytes):
+            return self._parts[0]
+        return b"".join(self._parts)
+
+    def take(self) -> list[bytes | bytearray]:
+        """All parts; none are left."""
+        parts, self._parts, self.size = self._parts, [], 0
+        return parts
+
+
+class Spool:
+    """A body on disk. Every operation is a hop to a worker thread; operations do not overlap.
+
+    ``file`` is what the application may get: its position is left where the application put it.
+    """
+
+    __slots__ = ("_lock", "file", "is_closed")
+
+    def __init__(self, file: SpooledTemporaryFile[bytes]) -> None:
+        self.file = file
+        self.is_closed = False
+        self._lock = threading.Lock()
+
+    def write(self, parts: list[bytes | bytearray]) -> None:
+        with self._lock:
+            # Straight to the disk: write() would first copy everything to memory, holding the interpreter.
+            self.file.rollover()
+            self.file.writelines(parts)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            position = self.file.tell()
+            try:
+                self.file.seek(offset)
+                return self.file.read(size)
+            finally:
+                self.file.seek(position)
+
+    def rewind(self) -> None:
+        with self._lock:
+            self.file.seek(0)
+
+    def close(self) -> None:
+        with self._lock:
+            self.is_closed = True
+            self.file.close()
+
+
+async def spool(first: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
+    """Write parts to ``into``, receiving the next batch while the last one is being written.
+
+    Raises:
+        OSError: The disk is full, or the like; the file is then of no use.
+    """
+    failure: OSError | None = None
+
+    async def write(parts: list[bytes | bytearray], written: Event) -> None:
+        nonlocal failure
+        try:
+            await in_file_thread(into.write, parts)
+        except OSError as exc:
+            failure = exc
+        finally:
+            written.set()
+
+    try:
+        written = Event()
+        async with create_task_group() as group:
+            group.start_soon(write, first.take(), written)
+            async for part in rest:
+                first.add(part)
+                if first.size >= BATCH_BYTES:
+                    await written.wait()
+                    if failure is not None:
+                        break
+                    written = Event()
+                    group.start_soon(write, first.take(), written)
+            await written.wait()
+            if first.size and failure is None:
+                group.start_soon(write, first.take(), Event())
+        if failure is not None:
+            raise failure
+    except BaseExceptionGroup as group_of_one:
+        # Only the block above can have raised, and only one thing: the children keep their failures to themselves.
+        raise group_of_one.exceptions[0] from None
+    finally:
+        failure = None
