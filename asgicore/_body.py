@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Mapping
 from contextlib import aclosing
+from itertools import repeat
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
-from typing import Any, Final
+from types import AsyncGeneratorType, CoroutineType
+from typing import Any, Final, cast
 
 from anyio import CancelScope, Event, move_on_after
 from anyio.lowlevel import checkpoint
 
-from ._idle import IdleTimer, receive_within
+from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import REQUEST, RequestEvent, RequestState
-from ._watch import running_asyncio_task
+from ._watch import is_trio
 from .errors import (
     BodyConsumedError,
     BodyTimeoutError,
@@ -39,12 +41,23 @@ _CLOCK_EVERY: Final = 16
 
 _READING = RequestState.READING
 _COMPLETE = RequestState.COMPLETE
-_LEFT = (RequestState.ABORTED, RequestState.GONE)
 
 _DISCONNECT: Final = {"type": "http.disconnect"}
 
 # The listener is inside receive(); its message is not there yet.
-_PENDING: Final[Message] = {}
+_PENDING: Final[Message] = {"type": "pending"}
+
+# Nothing more will come: whoever takes this gets the failure.
+_FAILED: Final[Message] = {"type": "failed"}
+
+
+# How often a parked listener looks whether a part was taken by a task that it knows nothing of.
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
+
+def _is_last(message: Message | None) -> bool:
+    """Whether a message read ahead ends the body."""
+    return message is not None and message.get("type") == "http.request" and not message.get("more_body")
 
 
 class Body:
@@ -55,56 +68,40 @@ class Body:
     Args:
         receive: The server's channel. Nobody else may call it.
         limits: ``max_body_bytes``, ``spool_threshold_bytes`` and ``body_timeout_seconds`` apply.
-        keep: Whether the body is read whole and kept (:meth:`load`), to be used any number of times; otherwise it can be used once.
+        keep: Whether the body is read whole and kept (:meth:`load`), to be used any number of times; otherwise it
+            can be used once.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_arrived",
-        "_data",
-        "_declared",
-        "_left",
-        "_parked",
-        "_reading",
-        "_receive",
-        "_received",
-        "_source",
-        "_spool",
-        "_used",
-        "failure",
-        "is_kept",
-        "limits",
-        "state",
-    )
+    # Defaults live in the class: what most requests never change costs them nothing to set.
+    state: RequestState = _READING
+    is_disconnected: bool = False
+    """Whether the client is known to have left."""
+    failure: BaseException | None = None
+    """Why nothing more can be received."""
+    needs_closing: bool = False
+    """Whether an iterator or a file may have to be closed."""
+    _declared: int | None = None
+    _received: int = 0
+    _data: bytes | None = None
+    _spool: Spool | None = None
+    _source: AsyncGeneratorType[bytes, None] | None = None
+    # Inside receive() for one message; while a generator is, its ag_await tells.
+    _reading: bool = False
+    # The first use in stream mode, for the error that the second one gets.
+    _used: str | None = None
+    # Read ahead by the listener: nothing, _PENDING, or one message.
+    _ahead: Message | None = None
+    # Made when somebody waits: for a message read ahead, to be woken from parking, for the disconnect.
+    _arrived: Event | None = None
+    _parked: Event | None = None
+    _left: Event | None = None
 
     def __init__(self, receive: Receive, limits: Limits = DEFAULT_LIMITS, *, keep: bool = False) -> None:
         self._receive = receive
         self.limits = limits
         self.is_kept = keep
-        self.state = _READING
-        self.failure: BaseException | None = None
-        self._declared: int | None = None
-        self._received = 0
-        self._data: bytes | None = None
-        self._spool: Spool | None = None
-        self._source: AsyncGenerator[bytes, None] | None = None
-        # Inside receive() for one message; while a generator is, its ag_await tells.
-        self._reading = False
-        # The first use in stream mode, for the error that the second one gets.
-        self._used: str | None = None
-        # Read ahead by the listener: nothing, _PENDING, or one message.
-        self._ahead: Message | None = None
-        # Made when somebody waits: for a message read ahead, to be woken from parking, for the disconnect.
-        self._arrived: Event | None = None
-        self._parked: Event | None = None
-        self._left: Event | None = None
 
     # --- facts ---------------------------------------------------------------------------------------
-
-    @property
-    def is_disconnected(self) -> bool:
-        """Whether the client is known to have left."""
-        return self.state in _LEFT
 
     @property
     def is_settled(self) -> bool:
@@ -116,7 +113,7 @@ class Body:
         """Whether the application waits for a part of the body at this moment."""
         return self._reading or (self._source is not None and self._source.ag_await is not None)
 
-    def declare(self, length: int | None) -> None:
+    def declare(self, length: int) -> None:
         """Say what ``content-length`` announces, in bytes, before anything is received.
 
         Raises:
@@ -124,7 +121,7 @@ class Body:
         """
         self._declared = length
         limit = self.limits.max_body_bytes
-        if length is not None and limit is not None and length > limit:
+        if limit is not None and length > limit:
             raise BodyTooLargeError(limit)
 
     # --- receiving -----------------------------------------------------------------------------------
@@ -138,20 +135,23 @@ class Body:
             ServerProtocolError: The message is not one of the specification.
         """
         if self.state is _READING:
-            part = self._accept(await self._next(self.limits.body_timeout_seconds))
+            part = self._accept(await self._next())
             return {"type": "http.request", "body": part, "more_body": self.state is _READING}
         await self._wait_for_disconnect()
         return _DISCONNECT
 
-    async def _next(self, seconds: float | None) -> Message:
+    async def _next(self) -> Message:
         """One raw message for the application."""
         if self._ahead is not None:
             return await self._take()
+        return await self._wait_for(receive_within(self._receive, self.limits.body_timeout_seconds))
+
+    async def _wait_for(self, message: Awaitable[Message]) -> Message:
         self._reading = True
         try:
-            return await receive_within(self._receive, seconds)
+            return await message
         except BodyTimeoutError as exc:
-            self.failure = exc
+            self.fail(exc)
             raise
         except OSError:
             return _DISCONNECT
@@ -167,13 +167,13 @@ class Body:
                 await self._arrived.wait()
             if scope.cancelled_caught and seconds is not None:
                 raise self.fail(BodyTimeoutError(seconds))
+        if self.failure is not None:
+            raise self.failure
         message = self._ahead
         self._ahead = None
         if message is None:
-            # The listener ended without one: it failed, or the watch is over and we go on alone.
-            if self.failure is not None:
-                raise self.failure
-            return _DISCONNECT if self.is_disconnected else await self._receive()
+            # The watch is over and we go on alone.
+            return await self._receive()
         return message
 
     def _accept(self, message: Message) -> bytes:
@@ -182,41 +182,51 @@ class Body:
         Returns:
             Its part of the body, ``b""`` where there is none.
         """
-        kind = message.get("type")
+        kind = message.get("type") if isinstance(message, Mapping) else message
         if kind == "http.disconnect":
+            self._ahead = None
             self.leave()
             self._check_whole()
         if kind != "http.request":
-            raise self.fail(ServerProtocolError(f"the server sent {kind!r} where http.request or http.disconnect may come"))
+            raise self.fail(
+                ServerProtocolError(f"the server sent {kind!r} where http.request or http.disconnect may come")
+            )
         # asgiref.typing calls both keys required; the specification makes them optional.
         part: object = message.get("body")
         more: object = message.get("more_body", False)
         if part is None:
             part = b""
-        elif isinstance(part, bytearray | memoryview):
+        elif isinstance(part, (bytearray, memoryview)):
             part = bytes(part)
         if not isinstance(part, bytes) or not (more is None or isinstance(more, bool)):
             raise self.fail(
                 ServerProtocolError(
-                    f"http.request takes bytes as body and a bool as more_body, not {type(part).__name__} and {type(more).__name__}"
+                    "http.request takes bytes as body and a bool as more_body, "
+                    f"not {type(part).__name__} and {type(more).__name__}"
                 )
             )
         self._received += len(part)
         limit = self.limits.max_body_bytes
         if limit is not None and self._received > limit:
             raise self.fail(BodyTooLargeError(limit))
-        if self._declared is not None and (self._received > self._declared or (not more and self._received < self._declared)):
+        if self._declared is not None and (
+            self._received > self._declared or (not more and self._received < self._declared)
+        ):
             raise self.fail(
                 MalformedBodyError(
-                    "body", f"{self._received} bytes{' and more' if more else ''}, content-length declares {self._declared}"
+                    "body",
+                    f"{self._received} bytes{' and more' if more else ''}, content-length declares {self._declared}",
                 )
             )
         self._move(RequestEvent.PART if more else RequestEvent.LAST_PART)
+        if self.is_disconnected and not more:
+            self._move(RequestEvent.DISCONNECT)
         return part
 
     def fail(self, failure: BaseException) -> BaseException:
         """Remember why nothing more can be received; whoever asks for more gets the same again."""
         self.failure = failure
+        self._ahead = _FAILED
         return failure
 
     def _move(self, event: RequestEvent) -> None:
@@ -226,7 +236,12 @@ class Body:
 
     def leave(self) -> None:
         """The client is gone, whoever noticed it."""
-        self._move(RequestEvent.DISCONNECT)
+        self.is_disconnected = True
+        if self.state is not _READING or self._ahead in (None, _PENDING, _DISCONNECT):
+            self._move(RequestEvent.DISCONNECT)
+            if self._ahead is None:
+                self._ahead = _DISCONNECT
+        # Otherwise a part that came before the client left is still to be had, perhaps the last one.
         if self._left is not None:
             self._left.set()
 
@@ -238,42 +253,45 @@ class Body:
         timer: IdleTimer | None = None
         receive = self._receive
         if seconds is not None:
-            if running_asyncio_task() is None:
+            if is_trio():
                 receive = functools.partial(receive_within, receive, seconds)
             else:
                 timer = IdleTimer(source, seconds)
         bounds = [bound for bound in (self.limits.max_body_bytes, self._declared) if bound is not None]
         bound = min(bounds) if bounds else 2**63
         room = bound - self._received
-        messages = 0
         turned = perf_counter()
+        # Read at every message: from the instance that takes half as long as from the class.
+        self._ahead = self._ahead
         try:
             while self.state is _READING:
-                if self.failure is not None:
-                    raise self.failure
-                try:
-                    message = await receive() if self._ahead is None else await self._take()
-                except OSError:
-                    message = _DISCONNECT
-                # The usual message, with as few operations as can be: at 64 KiB a part they are most of the cost.
-                try:
-                    part = message["body"]
-                    room -= len(part)
-                    usual = message["more_body"] is True and message["type"] == "http.request" and type(part) is bytes
-                except (KeyError, TypeError):
-                    part, usual = b"", False
-                if not usual or room < 0:
-                    self._received = bound - room - len(part)
+                for _ in repeat(None, _CLOCK_EVERY):
+                    try:
+                        message = await receive() if self._ahead is None else await self._take()
+                    except OSError:
+                        message = _DISCONNECT
+                    # The usual message, with as few operations as can be: at 64 KiB a part they are most of the cost.
+                    try:
+                        part, more, kind = message["body"], message["more_body"], message["type"]
+                    except (KeyError, TypeError):
+                        part = more = kind = None
+                    if more is True and type(part) is bytes and kind == "http.request":
+                        left = room - len(part)
+                        if left >= 0:
+                            room = left
+                            if part:
+                                yield part
+                            continue
+                    self._received = bound - room
                     part = self._accept(message)
                     room = bound - self._received
-                if part:
-                    yield part
-                messages += 1
-                if messages >= _CLOCK_EVERY:
-                    messages = 0
-                    if perf_counter() - turned > FAIR_SECONDS:
-                        await checkpoint()
-                        turned = perf_counter()
+                    if part:
+                        yield part
+                    if self.state is not _READING:
+                        break
+                if perf_counter() - turned > FAIR_SECONDS:
+                    await checkpoint()
+                    turned = perf_counter()
             self._check_whole()
         except asyncio.CancelledError:
             if timer is None or seconds is None or not timer.take_back():
@@ -285,8 +303,10 @@ class Body:
             if timer is not None:
                 timer.stop()
 
-    def _open(self) -> AsyncGenerator[bytes, None]:
-        self._source = source = self._parts()
+    def _open(self) -> AsyncGeneratorType[bytes, None]:
+        self.needs_closing = True
+        # Typed as what it is, for its ag_await.
+        self._source = source = cast("AsyncGeneratorType[bytes, None]", self._parts())
         return source
 
     # --- using ---------------------------------------------------------------------------------------
@@ -300,6 +320,39 @@ class Body:
             )
         self._used = what
 
+    def begin(self) -> Coroutine[Any, Any, None] | None:
+        """Start :meth:`load`; most bodies are whole with the first message, which is there already.
+
+        Returns:
+            ``None`` if everything is here, else what is left to be awaited.
+
+        Raises:
+            As :meth:`load`.
+        """
+        if is_trio():
+            return self.load()
+        coro: Any = self._receive()
+        if type(coro) is not CoroutineType:
+            coro = as_coroutine(coro)
+        try:
+            yielded = coro.send(None)
+        except StopIteration as stop:
+            message: Message = stop.value
+        except OSError:
+            message = _DISCONNECT
+        else:
+            return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
+        try:
+            part = message["body"]
+            if message["type"] == "http.request" and not message["more_body"] and part == b"" and not self._declared:
+                # No body: what nearly every GET comes with.
+                self._data = b""
+                self.state = _COMPLETE
+                return None
+        except (KeyError, TypeError):
+            pass
+        return self._load(self._accept(message))
+
     async def load(self) -> None:
         """Receive everything and keep it: in memory up to the threshold, else in a temporary file.
 
@@ -309,16 +362,29 @@ class Body:
         """
         if self.state is not _READING:
             self._check_whole()
-            return
-        if self.failure is not None:
+        elif self.failure is not None:
             raise self.failure
-        part = self._accept(await self._next(self.limits.body_timeout_seconds))
+        else:
+            rest = self._load(self._accept(await self._next()))
+            if rest is not None:
+                await rest
+
+    async def _load_later(self, first: Awaitable[Message]) -> None:
+        rest = self._load(self._accept(await self._wait_for(first)))
+        if rest is not None:
+            await rest
+
+    def _load(self, first: bytes) -> Coroutine[Any, Any, None] | None:
+        """Keep the first part; what is left to do is awaited."""
+        if self.state is not _READING and len(first) <= self.limits.spool_threshold_bytes:
+            self._data = first
+            return None
+        return self._load_rest(first)
+
+    async def _load_rest(self, first: bytes) -> None:
         threshold = self.limits.spool_threshold_bytes
-        if self.state is not _READING and len(part) <= threshold:
-            self._data = part
-            return
         parts = Parts()
-        parts.add(part)
+        parts.add(first)
         rest = self._open()
         async with aclosing(rest):
             while parts.size <= threshold:
@@ -335,7 +401,7 @@ class Body:
         if self._spool is None or self._spool.file is not file:
             self._spool = Spool(file)
             self._data = None
-        self.is_kept = True
+        self.is_kept = self.needs_closing = True
 
     async def read(self) -> bytes:
         """Return the whole body, ``b""`` if there is none.
@@ -401,10 +467,13 @@ class Body:
         await self.load()
         if self._spool is None:
             data = self._data or b""
-            file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(max_size=max(self.limits.spool_threshold_bytes, len(data), 1))
+            file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(
+                max_size=max(self.limits.spool_threshold_bytes, len(data), 1)
+            )
             file.write(data)
             file.seek(0)
             self._spool = Spool(file)
+            self.needs_closing = True
         else:
             await in_file_thread(self._spool.rewind)
         return self._spool.file
@@ -415,7 +484,9 @@ class Body:
 
     def _check_open(self) -> None:
         if self._spool is not None and self._spool.is_closed:
-            raise BodyConsumedError("the request is over and its body closed; read what you need before the endpoint returns")
+            raise BodyConsumedError(
+                "the request is over and its body closed; read what you need before the endpoint returns"
+            )
 
     # --- the listener's side -------------------------------------------------------------------------
 
@@ -429,9 +500,9 @@ class Body:
         """
         while self.state is _READING:
             if self._ahead is not None or self._is_waiting:
-                self._parked = Event()
-                await self._parked.wait()
-                self._parked = None
+                if _is_last(self._ahead):
+                    break  # what follows is the disconnect, and nothing is held back by waiting for it
+                await self._park()
                 continue
             self._ahead = _PENDING
             message: Message | None = None
@@ -440,17 +511,27 @@ class Body:
             except OSError:
                 message = _DISCONNECT
             finally:
-                self._ahead = message
+                if self._ahead is _PENDING:
+                    self._ahead = message
                 if self._arrived is not None:
                     self._arrived.set()
                     self._arrived = None
             if message.get("type") == "http.disconnect":
+                self._ahead = _DISCONNECT
                 self.leave()
-                return
         await self._wait_for_disconnect()
 
+    async def _park(self) -> None:
+        """Wait until the application has taken what was read ahead and waits for something else."""
+        self._parked = parked = Event()
+        # suspended() wakes us at once where the endpoint itself reads the body; where a task of its own does,
+        # nobody notices, and we look again.
+        with move_on_after(_LOOK_AGAIN_SECONDS):
+            await parked.wait()
+        self._parked = None
+
     async def _wait_for_disconnect(self) -> None:
-        while self.state is _COMPLETE:
+        while not self.is_disconnected:
             try:
                 message = await self._receive()
             except OSError:
@@ -478,11 +559,6 @@ class Body:
 
     # --- closing -------------------------------------------------------------------------------------
 
-    @property
-    def needs_closing(self) -> bool:
-        """Whether there is an iterator or a file to close."""
-        return self._source is not None or self._spool is not None
-
     async def aclose(self) -> None:
         """Close the iterator and the file; may be called again."""
         if self._source is not None and not self._source.ag_running:
@@ -498,5 +574,3 @@ class Body:
         """Close the file on the spot."""
         if self._spool is not None and not self._spool.is_closed:
             self._spool.close()
-
-

@@ -7,7 +7,7 @@ Not ``http.cookies``: its parser drops every cookie after the first odd one, and
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, formatdate
 from time import time
 from typing import Final, Literal, TypeAlias
@@ -78,7 +78,9 @@ def build_set_cookie(
         InvalidHeaderError: A part holds a character that it may not hold, or the attributes contradict each other.
     """
     if not isinstance(key, str) or not _grammar.TOKEN.fullmatch(key):
-        raise InvalidHeaderError("set-cookie", f"the cookie name {key!r} may hold only letters, digits and !#$%&'*+-.^_`|~")
+        raise InvalidHeaderError(
+            "set-cookie", f"the cookie name {key!r} may hold only letters, digits and !#$%&'*+-.^_`|~"
+        )
     if not isinstance(value, str) or not _grammar.COOKIE_VALUE.fullmatch(value):
         raise _fault(
             key,
@@ -129,7 +131,7 @@ def build_set_cookie(
 def _expires(key: str, expires: datetime | str | int) -> str:
     """An HTTP date (RFC 9110 section 5.6.7): from a ``datetime`` (naive: UTC), seconds from now, or as given."""
     if isinstance(expires, datetime):
-        aware = expires.replace(tzinfo=timezone.utc) if expires.tzinfo is None else expires.astimezone(timezone.utc)
+        aware = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
         return format_datetime(aware, usegmt=True)
     if isinstance(expires, int) and not isinstance(expires, bool):
         return formatdate(time() + expires, usegmt=True)

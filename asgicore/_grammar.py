@@ -22,7 +22,9 @@ CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 
 # RFC 6265 section 4.1.1: cookie-octet = %x21 / %x23-2B / %x2D-3A / %x3C-5B / %x5D-7E; the whole value may
 # stand in double quotes.
-COOKIE_VALUE: Final = re.compile(r'[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*|"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"')
+COOKIE_VALUE: Final = re.compile(
+    r'[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*|"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"'
+)
 
 # RFC 6265 section 4.1.1: path-value = any CHAR except CTLs or ";"
 COOKIE_PATH: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]*")

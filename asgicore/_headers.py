@@ -6,7 +6,7 @@ Source: RFC 9110 sections 5 and 8, RFC 9112 section 6.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping, istr
 
@@ -34,63 +34,47 @@ _KNOWN: Final = {
 }
 
 
-class Head(NamedTuple):
-    """What the engine itself needs of the request's header fields."""
-
-    raw: RawHeaders
-    """The fields, names in lower case."""
-    content_length: int | None
-    """The declared length of the body in bytes, ``None`` if none is declared."""
-
-
-def check_request_headers(headers: Iterable[Any] | None, limits: Limits) -> Head:
+def check_request_headers(headers: Any, limits: Limits) -> int | None:
     """Check number, size and framing fields of the scope's ``headers`` without decoding any of them.
 
     Args:
-        headers: Iterable of (name, value) pairs of bytes, as in the scope; may be a one-shot iterator,
-            ``None``, or have names in any case.
+        headers: Pairs of name and value, both bytes, as in the scope; may be ``None`` or have names in any case.
         limits: ``max_headers`` and ``max_header_bytes`` apply.
+
+    Returns:
+        The declared length of the body in bytes, ``None`` if none is declared.
 
     Raises:
         HeadersTooLargeError: More fields or bytes than allowed.
         MalformedRequestError: ``content-length`` or ``host`` is malformed or ambiguous, or a field is no pair of bytes.
     """
-    if type(headers) is not list:
-        headers = list(headers or ())
-    raw: RawHeaders = headers
-    if limits.max_headers is not None and len(raw) > limits.max_headers:
-        raise HeadersTooLargeError("headers", f"{len(raw)} fields, the limit is {limits.max_headers}")
-    # Three C loops in place of one in Python: 0.4 us for 8 fields where the loop takes 1.0 (CPython 3.11).
+    if not headers:
+        return None
+    declared: int | None = None
+    has_host = False
+    size = 0
     try:
-        fields = dict(raw)
-        names = b"".join(fields)
-        size = len(names) + len(b"".join(fields.values()))
-    except (TypeError, ValueError):
+        if limits.max_headers is not None and len(headers) > limits.max_headers:
+            raise HeadersTooLargeError("headers", f"{len(headers)} fields, the limit is {limits.max_headers}")
+        for name, value in headers:
+            length = len(name)
+            size += length + len(value)
+            # Comparing lengths first makes this loop faster than any that compares or hashes names.
+            if length == 14 and name.lower() == b"content-length":
+                # RFC 9110 section 8.6: lengths that differ are a 400.
+                if declared is not None and declared != parse_content_length(value):
+                    raise MalformedRequestError("content-length", "given more than once, with different values")
+                declared = parse_content_length(value)
+            elif length == 4 and name.lower() == b"host":
+                # RFC 9112 section 3.2: more than one Host is a 400.
+                if has_host:
+                    raise MalformedRequestError("host", "given more than once")
+                has_host = True
+    except (AttributeError, TypeError, ValueError):
         raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
-    if len(fields) != len(raw) or not names.islower():
-        raw, fields, size = _check_repeats(raw)
     if limits.max_header_bytes is not None and size > limits.max_header_bytes:
         raise HeadersTooLargeError("headers", f"{size} bytes, the limit is {limits.max_header_bytes}")
-    declared = fields.get(b"content-length")
-    return Head(raw, None if declared is None else parse_content_length(declared))
-
-
-def _check_repeats(headers: Iterable[tuple[bytes, bytes]]) -> tuple[RawHeaders, dict[bytes, bytes], int]:
-    """The same with names in lower case, refusing repeats that would be ambiguous."""
-    raw: RawHeaders = []
-    fields: dict[bytes, bytes] = {}
-    size = 0
-    for name, value in headers:
-        if not isinstance(name, bytes) or not isinstance(value, bytes):
-            raise MalformedRequestError("headers", "a field is not a pair of bytes")
-        name = name.lower()
-        size += len(name) + len(value)
-        raw.append((name, value))
-        if fields.setdefault(name, value) != value or name == b"host":
-            # RFC 9112 section 3.2: more than one Host is a 400. RFC 9110 section 8.6: so are lengths that differ.
-            if name == b"content-length" or (name == b"host" and sum(1 for n, _ in raw if n == b"host") > 1):
-                raise MalformedRequestError(name.decode(), "given more than once")
-    return raw, fields, size
+    return declared
 
 
 def parse_content_length(value: bytes) -> int:
@@ -119,9 +103,11 @@ def find(raw: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
 def decode_request_headers(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDictProxy[str]:
     """The fields as text (latin-1, RFC 9110 section 5.5), every repeat kept in order."""
     known = _KNOWN.get
-    return CIMultiDictProxy(
-        CIMultiDict([(known(name) or name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])
-    )
+    try:
+        pairs = [(known(name) or name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+    except AttributeError:
+        raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
+    return CIMultiDictProxy(CIMultiDict(pairs))
 
 
 # Far above any media type in use; a value longer than this is an attack on the parser.
@@ -187,11 +173,11 @@ _NAMES: Final = {
     for name in (
         "accept-ranges access-control-allow-credentials access-control-allow-headers "
         "access-control-allow-methods access-control-allow-origin access-control-expose-headers "
-        "access-control-max-age age allow cache-control content-disposition content-encoding content-language "
-        "content-length content-location content-range content-security-policy content-type "
-        "cross-origin-opener-policy date etag expires last-modified link location referrer-policy retry-after "
-        "server server-timing set-cookie strict-transport-security vary www-authenticate x-accel-buffering "
-        "x-content-type-options x-frame-options x-request-id"
+        "access-control-max-age age allow cache-control content-disposition content-encoding "
+        "content-language content-length content-location content-range content-security-policy content-type "
+        "cross-origin-opener-policy date etag expires last-modified link location referrer-policy "
+        "retry-after server server-timing set-cookie strict-transport-security vary www-authenticate "
+        "x-accel-buffering x-content-type-options x-frame-options x-request-id"
     ).split()
 }
 
@@ -218,7 +204,8 @@ def encode_value(name: str, value: object) -> bytes:
     """Check a field value (RFC 9110 section 5.5) and encode it as latin-1.
 
     Raises:
-        InvalidHeaderError: It is no ``str``, holds a control or a character outside latin-1, or begins or ends with a blank.
+        InvalidHeaderError: It is no ``str``, holds a control or a character outside latin-1, or begins or ends
+            with a blank.
     """
     if not isinstance(value, str):
         raise InvalidHeaderError(name, f"the value must be str, not {type(value).__name__}")
@@ -247,7 +234,7 @@ def pairs(headers: HeadersInput | None) -> Iterator[tuple[str, str]]:
     """
     if headers is None:
         return
-    items: Iterable[Any] = headers.items() if isinstance(headers, Mapping | MultiMapping) else headers
+    items: Iterable[Any] = headers.items() if isinstance(headers, (Mapping, MultiMapping)) else headers
     for item in items:
         try:
             name, value = item

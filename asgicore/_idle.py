@@ -1,19 +1,20 @@
 """The idle timeout of a body: how long to wait for one message.
 
 A scope with a deadline around every ``receive`` costs 4 to 8 us a message, more than the message itself. On
-asyncio the first message is stepped by hand, which tells whether it has to be waited for at all, and a stream of messages
-is looked after by a timer that costs a message nothing. Trio can cancel by scopes alone, and gets them.
+asyncio the first message is stepped by hand, which tells whether it has to be waited for at all, and a stream
+of messages is looked after by a timer that costs a message nothing. Trio can cancel by scopes alone, and gets them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable, Coroutine
+from types import AsyncGeneratorType
 from typing import Any
 
 from anyio import move_on_after
 
-from ._watch import resume, running_asyncio_task
+from ._watch import is_trio, resume, running_asyncio_task
 from .errors import BodyTimeoutError
 from .types import Message, Receive
 
@@ -33,7 +34,8 @@ class _Settled:
 _SETTLED = _Settled()
 
 
-async def _await(awaitable: Awaitable[Message]) -> Message:
+async def as_coroutine(awaitable: Awaitable[Message]) -> Message:
+    """Wrap an awaitable that is no coroutine (Granian's): only coroutines can be stepped."""
     return await awaitable
 
 
@@ -45,17 +47,27 @@ async def receive_within(receive: Receive, seconds: float | None) -> Message:
     """
     if seconds is None:
         return await receive()
-    if running_asyncio_task() is None:
+    if is_trio():
         with move_on_after(seconds):
             return await receive()
         raise BodyTimeoutError(seconds)
-    # Awaitables that are no coroutines (Granian's) are wrapped: only a coroutine can be stepped.
-    coro = _await(receive())
+    coro = as_coroutine(receive())
     try:
         yielded = coro.send(None)
     except StopIteration as stop:
         message: Message = stop.value
         return message
+    return await resume_within(coro, yielded, seconds)
+
+
+async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, seconds: float | None) -> Message:
+    """Go on with a ``receive`` that has suspended, on asyncio.
+
+    Raises:
+        BodyTimeoutError: It did not end within ``seconds``.
+    """
+    if seconds is None:
+        return await resume(coro, yielded, _SETTLED)
     try:
         async with asyncio.timeout(seconds) as timeout:
             return await resume(coro, yielded, _SETTLED)
@@ -76,7 +88,7 @@ class IdleTimer:
 
     __slots__ = ("_cancelling", "_handle", "_looks", "_loop", "_seconds", "_seen", "_source", "_task", "expired")
 
-    def __init__(self, source: AsyncGenerator[bytes, None], seconds: float) -> None:
+    def __init__(self, source: AsyncGeneratorType[bytes, None], seconds: float) -> None:
         self._source = source
         self._seconds = seconds
         self._seen: Any = None

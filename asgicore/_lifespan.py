@@ -22,7 +22,7 @@ Lifespan: TypeAlias = (
     Callable[[], AbstractAsyncContextManager[Mapping[str, Any] | None]]
     | Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 )
-"""An async context manager function, with the handler as its argument or without one; what it yields becomes ``state``."""
+"""An async context manager function, called with the handler or with nothing; what it yields becomes ``state``."""
 
 _Bound: TypeAlias = Callable[[], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
@@ -46,9 +46,7 @@ def bind_lifespan(lifespan: Lifespan, handler: object) -> _Bound:
     raise TypeError(f"lifespan is called with the handler or with nothing, which {lifespan!r} does not allow")
 
 
-async def run_lifespan(
-    lifespan: _Bound | None, scope: Scope, receive: Receive, send: Send
-) -> None:
+async def run_lifespan(lifespan: _Bound | None, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one lifespan scope, from startup to shutdown.
 
     A failure is logged with its traceback and reported to the server with its message; it is not raised
@@ -93,7 +91,7 @@ async def _expect(receive: Receive, kind: str) -> None:
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse a websocket: with a 403 response where the server offers that, else by closing it before it is accepted."""
+    """Refuse a websocket: with a 403 response where the server offers that, else by closing it unaccepted."""
     message = await receive()
     if message.get("type") != "websocket.connect":
         return  # the client left first

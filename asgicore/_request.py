@@ -234,7 +234,7 @@ class Request:
         return self._body.is_disconnected
 
     async def wait_disconnected(self) -> None:
-        """Return when the client has left. Of use with ``on_disconnect="notify"``; otherwise the endpoint is cancelled."""
+        """Return when the client has left. Of use with ``on_disconnect="notify"``: else the endpoint is cancelled."""
         await self._body.wait_disconnected()
 
     async def body(self) -> bytes:
@@ -258,8 +258,9 @@ class Request:
         return self._body.stream()
 
     async def file(self) -> SpooledTemporaryFile[bytes]:
-        """Return the body as a binary file at position 0: in memory if small, else on disk. It is closed with the request.
+        """Return the body as a binary file at position 0: in memory if small, else on disk.
 
+        It is closed with the request.
         A large file is read from the disk: in an ``async`` function, read it in a worker thread, or use :meth:`stream`.
 
         Raises:

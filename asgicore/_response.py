@@ -66,6 +66,9 @@ class Response:
 
     status_code: int
     background: Background | None
+    _body: bytes
+    _headers: Headers | None
+    _raw: RawHeaders
 
     def __init__(
         self,
@@ -76,50 +79,35 @@ class Response:
         *,
         background: Background | None = None,
     ) -> None:
-        fallback = self.default_content_type
         if type(content) is bytes:
             body = content
+            default = self.default_content_type
+        elif isinstance(content, str):
+            body = content.encode()
+            default = self.default_content_type or _TEXT
         else:
             body = _as_bytes(content)
-            if fallback is None and isinstance(content, str):
-                fallback = _TEXT
+            default = self.default_content_type
+        if background is not None:
+            _check_background(background)
+        self.status_code = (
+            status_code if type(status_code) is int and 200 <= status_code <= 599 else _status(status_code)
+        )
+        self.background = background
+        self._headers = None
         self._body = body
-        raw = self._init(status_code, headers, content_type or fallback, content_type is not None, background)
-        if headers is not None and find(raw, b"content-length") is not None:
-            self._check_length(raw)
+        if headers is None:
+            kind = content_type or default
+            self._raw = [] if kind is None else [_CONTENT_TYPES.get(kind) or encode_field("content-type", kind)]
+            length = None
+        else:
+            self._raw = _fields(headers, content_type, default)
+            length = find(self._raw, b"content-length")
+        if length is not None:
+            self._check_length(self._raw)
         elif body or status_code != 304:
             # 304 has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
-            raw.append((b"content-length", b"%d" % len(body)))
-
-    def _init(
-        self,
-        status_code: int,
-        headers: HeadersInput | None,
-        content_type: str | None,
-        overrides: bool,
-        background: Background | None,
-    ) -> RawHeaders:
-        """Set everything but the body; returns the fields, to be completed."""
-        if type(status_code) is not int or not 100 <= status_code <= 599:
-            if not is_status(status_code):
-                raise ValueError(f"status_code takes an integer from 100 to 599, not {status_code!r}")
-            status_code = int(status_code)  # http.HTTPStatus
-        if background is not None and not is_async_callable(background):
-            raise TypeError(f"background takes an async function without arguments, not {background!r}")
-        self.status_code = status_code
-        self.background = background
-        self._headers: Headers | None = None
-        raw: RawHeaders = []
-        self._raw: RawHeaders = raw
-        if headers is not None:
-            raw.extend([encode_field(name, value) for name, value in pairs(headers)])
-            if overrides:
-                raw[:] = [field for field in raw if field[0] != b"content-type"]
-            elif find(raw, b"content-type") is not None:
-                content_type = None
-        if content_type is not None:
-            raw.append(_CONTENT_TYPES.get(content_type) or encode_field("content-type", content_type))
-        return raw
+            self._raw.append((b"content-length", b"%d" % len(body)))
 
     @property
     def body(self) -> bytes:
@@ -239,13 +227,37 @@ class Response:
         return f"<{type(self).__name__} {self.status_code}>"
 
 
+def _status(status_code: object) -> int:
+    if not is_status(status_code):
+        raise ValueError(f"status_code takes an integer from 100 to 599, not {status_code!r}")
+    return int(status_code)  # http.HTTPStatus
+
+
+def _check_background(background: object) -> None:
+    if not is_async_callable(background):
+        raise TypeError(f"background takes an async function without arguments, not {background!r}")
+
+
+def _fields(headers: HeadersInput | None, content_type: str | None, default: str | None) -> RawHeaders:
+    """Check and encode a ``headers=`` argument, with a type that overrides it or a default that does not."""
+    raw = [encode_field(name, value) for name, value in pairs(headers)]
+    if content_type is not None:
+        raw = [field for field in raw if field[0] != b"content-type"]
+    elif find(raw, b"content-type") is None:
+        content_type = default
+    if content_type is not None:
+        raw.append(_CONTENT_TYPES.get(content_type) or encode_field("content-type", content_type))
+    return raw
+
+
 def _as_bytes(content: object) -> bytes:
     if isinstance(content, str):
         return content.encode()
-    if isinstance(content, bytes | bytearray | memoryview):
+    if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     raise TypeError(
-        f"content takes bytes or str, not {type(content).__name__}; use JSONResponse for data, StreamingResponse for an iterable"
+        f"content takes bytes or str, not {type(content).__name__}; "
+        "use JSONResponse for data, StreamingResponse for an iterable"
     )
 
 
@@ -372,10 +384,13 @@ class StreamingResponse(Response):
         self._content: AsyncIterable[bytes | str] | None = content
         self._iterator: AsyncIterator[bytes | str] | None = None
         self._body = b""
-        fallback = content_type or self.default_content_type
-        raw = self._init(status_code, headers, fallback, content_type is not None, background)
-        if headers is not None:
-            self._check_length(raw)
+        if background is not None:
+            _check_background(background)
+        self.status_code = _status(status_code)
+        self.background = background
+        self._headers = None
+        self._raw = _fields(headers, content_type, self.default_content_type)
+        self._check_length(self._raw)
 
     def parts(self) -> AsyncIterator[bytes | str]:
         """The iterator over the body; it can be had once.

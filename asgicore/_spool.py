@@ -1,6 +1,7 @@
 """Bodies too large for memory: a temporary file that only worker threads touch.
 
-The standard library's ``SpooledTemporaryFile``: unnamed, mode 0600, and safe after a failed roll-over, which anyio's is not.
+The standard library's ``SpooledTemporaryFile``: unnamed, mode 0600, and, unlike anyio's, safe after a failed
+roll-over.
 """
 
 from __future__ import annotations

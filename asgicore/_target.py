@@ -62,7 +62,7 @@ def address(value: Any) -> tuple[str, int | None] | None:
     Returns:
         ``None`` if the entry is missing or cannot be read; the port is ``None`` for a unix socket.
     """
-    if isinstance(value, str | bytes | Mapping) or not value:
+    if isinstance(value, (str, bytes, Mapping)) or not value:
         return None
     try:
         host, port = value
@@ -108,7 +108,9 @@ def build_url(scheme: str, host: str, path: str, raw_path: bytes | None, query_s
         target = raw_path.partition(b"?")[0].decode("ascii") if raw_path else quote(path, safe=_PATH_SAFE)
         query = query_string.decode("ascii")
     except UnicodeDecodeError:
-        raise MalformedRequestError("url", "the target holds bytes that are not ASCII and not percent-encoded") from None
+        raise MalformedRequestError(
+            "url", "the target holds bytes that are not ASCII and not percent-encoded"
+        ) from None
     except UnicodeEncodeError:
         raise MalformedRequestError("path", "holds characters that have no UTF-8 form") from None
     authority = f"{scheme}://{host}" if host else ""

@@ -41,9 +41,10 @@ def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
     yield data[position:] if position else data, True
 
 
-def has_no_body(status: int) -> bool:
-    """Whether a response with this status has no body (RFC 9110 section 6.4.1)."""
-    return status in (204, 304) or status < 200
+# RFC 9110 section 6.4.1: these have no body, and neither has 1xx.
+_BODILESS: Final = (204, 304)
+
+_CLOSE: Final = (b"connection", b"close")
 
 
 class Writer:
@@ -56,26 +57,21 @@ class Writer:
         send: The server's channel. Nobody else may call it.
         head: Whether the request is a HEAD.
         chunk_size: Longest body message, in bytes.
-        timeout_seconds: Longest wait for the server to take one message.
     """
 
-    __slots__ = ("_chunk_size", "_head", "_left", "_length", "_send", "_silent", "closes_connection", "state")
+    # Defaults live in the class: what most responses never change costs them nothing to set.
+    state: ResponseState = _IDLE
+    closes_connection: bool = False
+    """Whether to tell an HTTP/1 client that the connection ends here, because its body was refused."""
+    # Known from the start on: whether the body is left out, what is declared, what of it is still to come.
+    _silent: bool = False
+    _length: int | None = None
+    _left: int = 0
 
-    def __init__(
-        self, send: Send, *, head: bool = False, chunk_size: int = 65536, timeout_seconds: float | None = None
-    ) -> None:
-        self._send = send if timeout_seconds is None else _with_timeout(send, timeout_seconds)
+    def __init__(self, send: Send, head: bool = False, chunk_size: int = 65536) -> None:
+        self._send = send
         self._head = head
         self._chunk_size = chunk_size
-        self.state = _IDLE
-        self.closes_connection = False
-        # Known from the start on: whether the body is left out, what is declared, what of it is still to come.
-        self._silent = False
-        self._length: int | None = None
-        self._left = 0
-
-    closes_connection: bool
-    """Whether to tell an HTTP/1 client that the connection ends here, because its body was refused."""
 
     @property
     def is_started(self) -> bool:
@@ -137,31 +133,43 @@ class Writer:
 
         Args:
             status: The status, 100 to 599.
-            headers: Checked fields.
+            headers: Checked fields; a ``content-length`` agrees with ``size`` unless that is 0.
             size: Length of the body in bytes.
             chunks: (chunk, is_last) pairs, the last one and only that with ``True``.
 
         Raises:
-            ContentLengthError: ``headers`` declare another length; nothing was sent.
+            ContentLengthError: The body is empty, but a length is declared that only HEAD and 304 may have.
             ResponseStateError: A response was started before.
             ClientDisconnectedError: The client left.
         """
-        headers = self._start(status, headers)
-        if self._silent:
+        if self.state is not _IDLE:
+            self._advance(ResponseEvent.START, "http.response.start")
+        if self._head or status in _BODILESS or status < 200:
             chunks = ((b"", True),)
-        elif self._length is not None and self._length != size:
-            self.state = _IDLE
-            raise ContentLengthError(self._length, size)
-        await self._put({"type": "http.response.start", "status": status, "headers": headers})
-        turned = 0.0
+        elif not size and int(find(headers, b"content-length") or 0):
+            raise ContentLengthError(int(find(headers, b"content-length") or 0), size)
+        self.state = _BODY
+        self._length = size
+        if self.closes_connection:
+            headers = [*headers, _CLOSE]
+        send = self._send
+        try:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+        except OSError as exc:
+            raise self._break() from exc
+        turned: float | None = None
         for chunk, is_last in chunks:
             if is_last:
                 self.state = _DONE
-            elif (now := perf_counter()) - turned > FAIR_SECONDS:
-                if turned:
-                    await checkpoint()
-                turned = now
-            await self._put({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+            elif turned is None:
+                turned = perf_counter()
+            elif perf_counter() - turned > FAIR_SECONDS:
+                await checkpoint()
+                turned = perf_counter()
+            try:
+                await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+            except OSError as exc:
+                raise self._break() from exc
 
     async def send_stream(self, status: int, headers: RawHeaders, parts: AsyncIterator[Any], chunks: Chunks) -> None:
         """Send a response whose body comes part by part; each is sent before the next is asked for.
@@ -183,25 +191,21 @@ class Writer:
         if not self._silent:
             send = self._send
             counted = self._length is not None
-            usual = 0 if counted else self._chunk_size
-            room = _CLOCK_BYTES
             turned = perf_counter()
+            room = 0 if counted else _CLOCK_BYTES
             async for part in parts:
                 # The usual part, with as few operations as can be: for small parts they are most of the cost.
-                if type(part) is bytes and 0 < (size := len(part)) <= usual:
-                    try:
-                        await send({"type": "http.response.body", "body": part, "more_body": True})
-                    except OSError as exc:
-                        raise self._break() from exc
-                    room -= size
+                # One that is empty, large, due to be counted or to have the clock looked at takes the other way.
+                if type(part) is bytes:
+                    room -= len(part) or _CLOCK_BYTES
                     if room > 0:
+                        try:
+                            await send({"type": "http.response.body", "body": part, "more_body": True})
+                        except OSError as exc:
+                            raise self._break() from exc
                         continue
-                else:
-                    await self._send_part(part, chunks)
-                    room -= 64
-                    if room > 0:
-                        continue
-                room = _CLOCK_BYTES
+                await self._send_part(part, chunks)
+                room = 0 if counted else _CLOCK_BYTES
                 if perf_counter() - turned > FAIR_SECONDS:
                     await checkpoint()
                     turned = perf_counter()
@@ -213,7 +217,7 @@ class Writer:
     async def _send_part(self, part: Any, chunks: Chunks) -> None:
         if isinstance(part, str):
             part = part.encode()
-        elif isinstance(part, bytearray | memoryview):
+        elif isinstance(part, (bytearray, memoryview)):
             part = bytes(part)
         elif not isinstance(part, bytes):
             raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
@@ -221,7 +225,8 @@ class Writer:
             return
         if self._length is not None:
             self._count(len(part), False)
-        for chunk, _ in chunks(part):
+        cut = ((part, False),) if len(part) <= self._chunk_size else chunks(part)
+        for chunk, _ in cut:
             await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
 
     def _start(self, status: int, headers: RawHeaders) -> RawHeaders:
@@ -229,11 +234,11 @@ class Writer:
             self._advance(ResponseEvent.START, "http.response.start")
         self._begin(status, headers)
         self.state = _BODY
-        return [*headers, (b"connection", b"close")] if self.closes_connection else headers
+        return [*headers, _CLOSE] if self.closes_connection else headers
 
     def _begin(self, status: int, headers: RawHeaders) -> None:
         """Learn from the head what may follow it."""
-        self._silent = self._head or has_no_body(status)
+        self._silent = self._head or status in _BODILESS or status < 200
         declared = find(headers, b"content-length")
         if declared is not None and not self._silent:
             self._length = self._left = int(declared)
@@ -271,7 +276,9 @@ _WHEN: Final = {
 }
 
 
-def _with_timeout(send: Send, seconds: float) -> Send:
+def limit_send(send: Send, seconds: float) -> Send:
+    """``send`` that raises ``TimeoutError`` when the server does not take a message within ``seconds``."""
+
     async def send_within(message: Any) -> None:
         with move_on_after(seconds) as scope:
             await send(message)

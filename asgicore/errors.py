@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 __all__ = [
     "AsgicoreError",
@@ -91,7 +91,7 @@ class HTTPError(AsgicoreError):
         return f"{self.status_code} {self.detail}"
 
 
-def is_status(value: object) -> bool:
+def is_status(value: object) -> TypeGuard[int]:
     """Whether ``value`` is an integer from 100 to 599 (RFC 9110 section 15), ``bool`` excluded."""
     return isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599
 

@@ -56,7 +56,7 @@ class Limits:
     """Length of all ``cookie`` fields together; above: 431. RFC 6265bis section 5.5 lets one cookie have 4 KiB."""
 
     max_cookies: int | None = 256
-    """Number of cookies; above: 431. RFC 6265 section 6.1 asks browsers for at least 50 a domain; they keep under 200."""
+    """Number of cookies; above: 431. RFC 6265 section 6.1 asks browsers for 50 a domain; they keep under 200."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
