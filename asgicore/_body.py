@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import REQUEST, RequestEvent, RequestState
-from ._watch import is_trio
+from ._watch import FAIR_SECONDS, is_trio
 from .errors import (
     BodyConsumedError,
     BodyTimeoutError,
@@ -32,9 +32,6 @@ from .errors import (
 )
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Message, Receive
-
-FAIR_SECONDS: Final = 0.004
-"""Other tasks wait no longer than this for a channel that never suspends."""
 
 # How often the clock is looked at: 50 ns every 16 messages are not felt, and 16 messages of 64 KiB are hashed in 2 ms.
 _CLOCK_EVERY: Final = 16
@@ -50,6 +47,8 @@ _PENDING: Final[Message] = {"type": "pending"}
 # Nothing more will come: whoever takes this gets the failure.
 _FAILED: Final[Message] = {"type": "failed"}
 
+
+_COROUTINE: Final[type[Any]] = CoroutineType
 
 # How often a parked listener looks whether a part was taken by a task that it knows nothing of.
 _LOOK_AGAIN_SECONDS: Final = 0.05
@@ -97,9 +96,9 @@ class Body:
     _left: Event | None = None
 
     def __init__(self, receive: Receive, limits: Limits = DEFAULT_LIMITS, *, keep: bool = False) -> None:
-        self._receive = receive
-        self.limits = limits
-        self.is_kept = keep
+        self._receive: Receive = receive
+        self.limits: Limits = limits
+        self.is_kept: bool = keep
 
     # --- facts ---------------------------------------------------------------------------------------
 
@@ -192,11 +191,11 @@ class Body:
                 ServerProtocolError(f"the server sent {kind!r} where http.request or http.disconnect may come")
             )
         # asgiref.typing calls both keys required; the specification makes them optional.
-        part: object = message.get("body")
+        part: Any = message.get("body")
         more: object = message.get("more_body", False)
         if part is None:
             part = b""
-        elif isinstance(part, (bytearray, memoryview)):
+        elif type(part) in (bytearray, memoryview):
             part = bytes(part)
         if not isinstance(part, bytes) or not (more is None or isinstance(more, bool)):
             raise self.fail(
@@ -332,8 +331,8 @@ class Body:
         if is_trio():
             return self.load()
         coro: Any = self._receive()
-        if type(coro) is not CoroutineType:
-            coro = as_coroutine(coro)
+        if type(coro) is not _COROUTINE:
+            coro = as_coroutine(coro)  # Granian's awaitables are no coroutines, and only those can be stepped
         try:
             yielded = coro.send(None)
         except StopIteration as stop:
@@ -505,21 +504,25 @@ class Body:
                 await self._park()
                 continue
             self._ahead = _PENDING
-            message: Message | None = None
             try:
                 message = await self._receive()
             except OSError:
                 message = _DISCONNECT
-            finally:
-                if self._ahead is _PENDING:
-                    self._ahead = message
-                if self._arrived is not None:
-                    self._arrived.set()
-                    self._arrived = None
+            except BaseException:
+                self._put_ahead(None)
+                raise
+            self._put_ahead(message)
             if message.get("type") == "http.disconnect":
                 self._ahead = _DISCONNECT
                 self.leave()
         await self._wait_for_disconnect()
+
+    def _put_ahead(self, message: Message | None) -> None:
+        if self._ahead is _PENDING:
+            self._ahead = message
+        if self._arrived is not None:
+            self._arrived.set()
+            self._arrived = None
 
     async def _park(self) -> None:
         """Wait until the application has taken what was read ahead and waits for something else."""

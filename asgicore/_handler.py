@@ -34,7 +34,7 @@ from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Response, StreamingResponse
 from ._target import check_target
-from ._watch import AsyncioListener, TrioListener, new_scope, resume, run_shielded, start_listener, timed
+from ._watch import Listener, new_scope, resume, run_shielded, start_listener, timed
 from ._writer import Writer, limit_send, slice_bytes
 from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
 from .limits import DEFAULT_LIMITS, Limits
@@ -46,7 +46,6 @@ logger = logging.getLogger("asgicore")
 
 Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]]
 """An async function that takes a :class:`Request` and returns a :class:`Response`."""
-_Watched: TypeAlias = Coroutine[Any, Any, None]
 
 
 class _Exchange:
@@ -55,10 +54,14 @@ class _Exchange:
     # Defaults live in the class: most requests change none of them.
     request: Any = None
     response: Response | None = None
-    replaced: Response | None = None
-    """A response that an error put another in place of."""
+    replaced: tuple[Response, ...] = ()
+    """Responses that errors put others in place of."""
+    needs_closing: bool = False
+    """Whether a response has something to close."""
     cancel: Callable[[], object] | None = None
     """Cancels endpoint and response, while they wait and may be cancelled."""
+    is_begun: bool = False
+    """Whether the body was read, as far as it is, and the endpoint called."""
     is_ending: bool = False
     """Whether the handler is being closed."""
     is_dropped: bool = False
@@ -79,7 +82,13 @@ class _Exchange:
         """What is under way."""
         if self.writer.is_started:
             return "response"
-        return "handler" if self.body.is_settled and self.request is not None else "body"
+        return "handler" if self.is_begun else "body"
+
+    def replace(self, response: Response | None) -> None:
+        """Keep a response that is not sent, for it to be closed."""
+        if isinstance(response, Response):
+            self.replaced += (response,)
+            self.needs_closing = True
 
     def refuse_body(self) -> None:
         """Have the connection closed if a body is under way: it would be drained at our cost."""
@@ -201,6 +210,7 @@ class Handler:
             send = limit_send(send, limits.send_timeout_seconds)
         writer = Writer(send, scope.get("method") == "HEAD", self.chunk_size)
         exchange = _Exchange(scope, body, writer)
+        listener: Listener | None = None
         try:
             try:
                 exchange.request, exchange.response = self.create_request(scope, body)
@@ -213,9 +223,10 @@ class Handler:
                         await rest
             except Exception as exc:
                 exchange.response = self._answer(exchange, exc)
-            coro: _Watched = self._respond(exchange)
+            coro = self._respond(exchange)
             if self.debug:
                 coro = timed(coro, str(exchange))
+            exchange.is_begun = True
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
             if self._cancels:
                 with new_scope() as cancel_scope:
@@ -225,14 +236,16 @@ class Handler:
                         pass
                     else:
                         exchange.cancel = cancel_scope.cancel
-                        await self._carry_on(coro, yielded, exchange)
+                        listener = self._attend(exchange)
+                        await resume(coro, yielded, body)
             else:
                 try:
                     yielded = coro.send(None)
                 except StopIteration:
                     pass
                 else:
-                    await self._carry_on(coro, yielded, exchange)
+                    listener = self._attend(exchange)
+                    await resume(coro, yielded, body)
             if writer.is_done:
                 response = exchange.response
                 if response is not None and response.background is not None:
@@ -254,25 +267,25 @@ class Handler:
             body.close_nowait()
             raise
         finally:
-            response = exchange.response
-            if not exchange.is_dropped and (
-                body.needs_closing
-                or (response is not None and type(response).aclose is not Response.aclose)
-                or exchange.replaced is not None
-                or self._is_told_of_ends
-            ):
-                await run_shielded(self._close(exchange), limits.close_timeout_seconds)
+            try:
+                if listener is not None:
+                    await self._dismiss(exchange, listener)
+            finally:
+                if (body.needs_closing or exchange.needs_closing or self._is_told_of_ends) and not exchange.is_dropped:
+                    await run_shielded(self._close(exchange), limits.close_timeout_seconds)
 
-    async def _carry_on(self, coro: _Watched, yielded: Any, exchange: _Exchange) -> None:
-        """The endpoint waits: go on with it, and with a listener beside it."""
-        listener: AsyncioListener | TrioListener = start_listener(self._listen(exchange))
+    def _attend(self, exchange: _Exchange) -> Listener:
+        """The endpoint waits: have somebody listen for the disconnect meanwhile."""
         self._waiting.add(exchange)
-        try:
-            await resume(coro, yielded, exchange.body)
-        finally:
-            self._waiting.discard(exchange)
-            if self._drained is not None and not self._waiting:
-                self._drained.set()
+        return start_listener(self._listen(exchange))
+
+    async def _dismiss(self, exchange: _Exchange, listener: Listener) -> None:
+        self._waiting.discard(exchange)
+        if self._drained is not None and not self._waiting:
+            self._drained.set()
+        if exchange.is_dropped:
+            listener.cancel()
+        else:
             await listener.stop()
 
     async def _listen(self, exchange: _Exchange) -> None:
@@ -306,18 +319,24 @@ class Handler:
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
             except Exception as exc:
-                exchange.replaced = response if isinstance(response, Response) else None
+                exchange.replace(response)
                 response = self._answer(exchange, exc)
             exchange.response = response
-            if exchange.body.is_disconnected and self._cancels:
-                return  # the endpoint swallowed the cancellation; nobody is there to answer
+        # Asked of the class: most responses have nothing to close, and no method has to be called to learn that.
+        if type(response).aclose is not Response.aclose:
+            exchange.needs_closing = True
+        if self._cancels and exchange.body.is_disconnected:
+            return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             # The same call less where the hook is ours.
-            await (self.send_response if self._sends_itself else self._sending)(response, writer)
+            if self._sends_itself:
+                await self.send_response(response, writer)
+            else:
+                await self._sending(response, writer)
         except Exception as exc:
             if writer.is_started:
                 raise
-            exchange.replaced = response
+            exchange.replace(response)
             response = exchange.response = self._answer(exchange, exc)
             await self.send_response(response, writer)
 
@@ -361,7 +380,7 @@ class Handler:
     async def _close(self, exchange: _Exchange) -> None:
         """Close everything, whatever fails on the way."""
         closers: list[Callable[[], Awaitable[None]]] = [
-            response.aclose for response in (exchange.replaced, exchange.response) if response is not None
+            response.aclose for response in (*exchange.replaced, exchange.response) if response is not None
         ]
         if self._is_told_of_ends:
             if exchange.is_gone:
@@ -417,9 +436,14 @@ class Handler:
             ``(request, None)``, or ``(None, response)`` if the head is malformed or too large.
         """
         limits = self.limits
+        headers = scope.get("headers")
+        if type(headers) is not list:
+            # The specification allows any iterable, and an iterator can be read once.
+            headers = list(headers or ())
+            scope = {**scope, "headers": headers}
         try:
             check_target(scope.get("path"), scope.get("query_string"), limits)
-            declared = check_request_headers(scope.get("headers"), limits)
+            declared = check_request_headers(headers, limits)
             if declared is not None:
                 body.declare(declared)
         except RequestError as exc:
@@ -465,9 +489,8 @@ class Handler:
         if isinstance(response, StreamingResponse):
             return writer.send_stream(response.status_code, headers, response.parts(), self.chunk_bytes)
         body = response.body
-        size = len(body)
-        chunks = ((body, True),) if size <= self.chunk_size and not self._cuts_itself else self.chunk_bytes(body)
-        return writer.send_whole(response.status_code, headers, size, chunks)
+        chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None
+        return writer.send_whole(response.status_code, headers, body, chunks)
 
     def chunk_bytes(self, data: bytes) -> Iterable[tuple[bytes, bool]]:
         """Cut ``data`` into (chunk, is_last) of at most :attr:`chunk_size`; empty data gives one ``(b"", True)``."""
@@ -481,8 +504,9 @@ class Handler:
 
         Args:
             request: The request, ``None`` if the client left before there was one.
-            phase: What was under way: the body being read, the endpoint, or the response being sent. Does nothing;
-                for frameworks.
+            phase: What was under way: the body being read, the endpoint, or the response being sent.
+
+        Does nothing; for frameworks.
         """
 
     async def request_finished(self, request: Any, response: Response | None) -> None:
@@ -490,5 +514,7 @@ class Handler:
 
         Args:
             request: The request, ``None`` if its head was refused.
-            response: The response, ``None`` if there was none. Does nothing; for frameworks.
+            response: The response, ``None`` if there was none.
+
+        Does nothing; for frameworks.
         """

@@ -34,6 +34,9 @@ _KNOWN: Final = {
 }
 
 
+NO_PAIR: Final = "a field is not a pair of bytes"
+
+
 def check_request_headers(headers: Any, limits: Limits) -> int | None:
     """Check number, size and framing fields of the scope's ``headers`` without decoding any of them.
 
@@ -71,7 +74,7 @@ def check_request_headers(headers: Any, limits: Limits) -> int | None:
                     raise MalformedRequestError("host", "given more than once")
                 has_host = True
     except (AttributeError, TypeError, ValueError):
-        raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
+        raise MalformedRequestError("headers", NO_PAIR) from None
     if limits.max_header_bytes is not None and size > limits.max_header_bytes:
         raise HeadersTooLargeError("headers", f"{size} bytes, the limit is {limits.max_header_bytes}")
     return declared
@@ -93,11 +96,18 @@ def parse_content_length(value: bytes) -> int:
 
 
 def find(raw: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The first value of ``name``, without decoding anything else; ``None`` if there is none."""
+    """The first value of ``name`` (in lower case), without decoding anything; ``None`` if there is none."""
+    length = len(name)
     for key, value in raw:
-        if key == name:
+        if len(key) == length and key.lower() == name:
             return value
     return None
+
+
+def find_all(raw: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """All values of ``name`` (in lower case), in order."""
+    length = len(name)
+    return [value for key, value in raw if len(key) == length and key.lower() == name]
 
 
 def decode_request_headers(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDictProxy[str]:
@@ -105,8 +115,8 @@ def decode_request_headers(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDictPro
     known = _KNOWN.get
     try:
         pairs = [(known(name) or name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
-    except AttributeError:
-        raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
+    except (AttributeError, TypeError, ValueError):
+        raise MalformedRequestError("headers", NO_PAIR) from None
     return CIMultiDictProxy(CIMultiDict(pairs))
 
 
@@ -226,6 +236,10 @@ def encode_field(name: object, value: object) -> tuple[bytes, bytes]:
     return raw, encode_value(raw.decode("ascii"), value)
 
 
+# A multidict is no collections.abc.Mapping.
+_MAPPINGS: Final[tuple[Any, ...]] = (Mapping, MultiMapping)
+
+
 def pairs(headers: HeadersInput | None) -> Iterator[tuple[str, str]]:
     """The pairs of a ``headers=`` argument; a multidict gives every repeat.
 
@@ -234,7 +248,8 @@ def pairs(headers: HeadersInput | None) -> Iterator[tuple[str, str]]:
     """
     if headers is None:
         return
-    items: Iterable[Any] = headers.items() if isinstance(headers, (Mapping, MultiMapping)) else headers
+    given: Any = headers
+    items: Any = given.items() if isinstance(headers, _MAPPINGS) else given
     for item in items:
         try:
             name, value = item
@@ -267,9 +282,9 @@ class Headers(CIMultiDict[str]):
     :class:`asgicore.InvalidHeaderError` at the call, naming the header.
     """
 
-    def __init__(self, arg: Any = None, /, **kwargs: str) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        self.extend(() if arg is None else arg, **kwargs)
+        self.extend(*args, **kwargs)
 
     def __setitem__(self, key: str, value: str) -> None:
         encode_field(key, value)

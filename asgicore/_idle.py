@@ -68,8 +68,9 @@ async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, second
     """
     if seconds is None:
         return await resume(coro, yielded, _SETTLED)
+    timeout = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as timeout:
+        async with timeout:
             return await resume(coro, yielded, _SETTLED)
     except TimeoutError:
         if timeout.expired():

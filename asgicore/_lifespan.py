@@ -9,7 +9,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from .errors import ServerProtocolError
 from .types import Receive, Scope, Send
@@ -79,9 +79,9 @@ async def run_lifespan(lifespan: _Bound | None, scope: Scope, receive: Receive, 
 def _share(state: Mapping[str, Any], scope: Scope) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"lifespan yields a mapping or None, not {type(state).__name__}")
-    shared = scope.get("state")
+    shared: Any = scope.get("state")
     if isinstance(shared, MutableMapping):
-        shared.update(state)
+        cast("MutableMapping[str, Any]", shared).update(state)
 
 
 async def _expect(receive: Receive, kind: str) -> None:

@@ -28,10 +28,15 @@ def parse_query(raw: bytes, max_params: int | None) -> MultiDictProxy[str]:
         raise MalformedRequestError("query_string", "not UTF-8; other bytes must be percent-encoded") from None
     if "+" in text:
         text = text.replace("+", " ")
-    split = [part.partition("=") for part in text.split("&") if part]
-    if "%" in text:
-        return MultiDictProxy(MultiDict([(_unquote(name), _unquote(value)) for name, _, value in split]))
-    return MultiDictProxy(MultiDict([(name, value) for name, _, value in split]))
+    fields = text.split("&")
+    if "%" not in text:
+        try:
+            # Every field with its "=": multidict takes the halves as they are.
+            return MultiDictProxy(MultiDict([field.split("=", 1) for field in fields]))  # type: ignore[misc]
+        except ValueError:
+            pass  # one has none
+    halves = [field.partition("=") for field in fields if field]
+    return MultiDictProxy(MultiDict([(_unquote(name), _unquote(value)) for name, _, value in halves]))
 
 
 def _unquote(text: str) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from tempfile import SpooledTemporaryFile
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from multidict import CIMultiDictProxy, MultiDictProxy
 
 from ._body import Body
 from ._cookies import parse_cookies
-from ._headers import decode_request_headers, find, parse_content_length, parse_content_type
+from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
 from ._params import parse_query
 from ._target import address, build_url, check_host, host_from_server, split_root_path
 from .errors import MalformedBodyError, MalformedRequestError
@@ -51,7 +51,7 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive | Body, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.scope = scope
         self._body = receive if isinstance(receive, Body) else Body(receive, limits)
-        self._raw: RawHeaders | None = None
+        self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None
         self._cookies: dict[str, str] | None = None
@@ -135,21 +135,33 @@ class Request:
     @property
     def raw_headers(self) -> RawHeaders:
         """The header fields as they came: pairs of bytes, names in lower case."""
-        raw = self._raw
+        try:
+            return [(name.lower(), value) for name, value in self._fields()]
+        except (AttributeError, TypeError, ValueError):
+            raise MalformedRequestError("headers", NO_PAIR) from None
+
+    def _fields(self) -> list[Any]:
+        raw: list[Any] | None = self._raw
         if raw is None:
-            fields = self.scope.get("headers") or ()
+            fields: Any = self.scope.get("headers")
             try:
-                raw = [(name.lower(), value) for name, value in fields]
-            except (AttributeError, TypeError, ValueError):
-                raise MalformedRequestError("headers", "a field is not a pair of bytes") from None
+                raw = cast("list[Any]", fields if type(fields) is list else [*(fields or ())])
+            except TypeError:
+                raise MalformedRequestError("headers", NO_PAIR) from None
             self._raw = raw
         return raw
+
+    def _field(self, name: bytes) -> bytes | None:
+        try:
+            return find(self._fields(), name)
+        except (AttributeError, TypeError, ValueError):
+            raise MalformedRequestError("headers", NO_PAIR) from None
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:
         """The header fields as text (latin-1), case-insensitive, every repeat in order."""
         if self._headers is None:
-            self._headers = decode_request_headers(self.raw_headers)
+            self._headers = decode_request_headers(self._fields())
         return self._headers
 
     @property
@@ -160,8 +172,11 @@ class Request:
             HeadersTooLargeError: More than ``Limits.max_cookies`` or ``Limits.max_cookie_bytes``.
         """
         if self._cookies is None:
-            fields = [value for name, value in self.raw_headers if name == b"cookie"]
-            self._cookies = parse_cookies(fields, self._body.limits) if fields else {}
+            try:
+                values = find_all(self._fields(), b"cookie")
+                self._cookies = parse_cookies(values, self._body.limits) if values else {}
+            except (AttributeError, TypeError, ValueError):
+                raise MalformedRequestError("headers", NO_PAIR) from None
         return self._cookies
 
     @property
@@ -176,7 +191,7 @@ class Request:
 
     def _parsed_content_type(self) -> tuple[str, dict[str, str]]:
         if self._content_type is None:
-            self._content_type = parse_content_type(find(self.raw_headers, b"content-type") or b"")
+            self._content_type = parse_content_type(self._field(b"content-type") or b"")
         return self._content_type
 
     @property
@@ -186,7 +201,7 @@ class Request:
         Raises:
             MalformedRequestError: It is no number of bytes.
         """
-        value = find(self.raw_headers, b"content-length")
+        value = self._field(b"content-length")
         return None if value is None else parse_content_length(value)
 
     # --- where it came from --------------------------------------------------------------------------
@@ -198,7 +213,7 @@ class Request:
         Raises:
             MalformedRequestError: The ``host`` field is no host.
         """
-        value = find(self.raw_headers, b"host")
+        value = self._field(b"host")
         return check_host(value) if value else host_from_server(self.server, self.scheme)
 
     @property
@@ -216,15 +231,15 @@ class Request:
         """What the lifespan has put there, and room for more: a copy for this request alone."""
         state = self._state
         if state is None:
-            given: object = self.scope.get("state")
-            state = self._state = given if isinstance(given, MutableMapping) else {}
+            given: Any = self.scope.get("state")
+            state = self._state = cast("MutableMapping[str, Any]", given) if isinstance(given, MutableMapping) else {}
         return state
 
     @property
     def extensions(self) -> Mapping[str, Any]:
         """The ASGI extensions that the server offers."""
-        given: object = self.scope.get("extensions")
-        return given if isinstance(given, Mapping) else {}
+        given: Any = self.scope.get("extensions")
+        return cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
 
     # --- body ----------------------------------------------------------------------------------------
 

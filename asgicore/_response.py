@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, cast
 from urllib.parse import quote
 
 from ._callables import is_async_callable
@@ -253,8 +253,10 @@ def _fields(headers: HeadersInput | None, content_type: str | None, default: str
 def _as_bytes(content: object) -> bytes:
     if isinstance(content, str):
         return content.encode()
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        return bytes(content)
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, (bytearray, memoryview)):
+        return bytes(cast("bytearray", content))
     raise TypeError(
         f"content takes bytes or str, not {type(content).__name__}; "
         "use JSONResponse for data, StreamingResponse for an iterable"
@@ -266,7 +268,7 @@ class HTMLResponse(Response):
 
     __slots__ = ()
 
-    default_content_type = "text/html; charset=utf-8"
+    default_content_type: ClassVar[str | None] = "text/html; charset=utf-8"
 
 
 # One encoder for all: json.dumps() with arguments builds one each time.
@@ -291,7 +293,7 @@ class JSONResponse(Response):
 
     __slots__ = ()
 
-    default_content_type = "application/json"
+    default_content_type: ClassVar[str | None] = "application/json"
 
     def __init__(
         self,
@@ -386,7 +388,7 @@ class StreamingResponse(Response):
         self._body = b""
         if background is not None:
             _check_background(background)
-        self.status_code = _status(status_code)
+        self.status_code: int = _status(status_code)
         self.background = background
         self._headers = None
         self._raw = _fields(headers, content_type, self.default_content_type)

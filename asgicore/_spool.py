@@ -6,12 +6,13 @@ roll-over.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, TypeVar
 
-from anyio import CapacityLimiter, Event, create_task_group
+from anyio import CapacityLimiter, create_memory_object_stream, create_task_group
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
@@ -82,12 +83,26 @@ class Spool:
         self._lock = threading.Lock()
 
     def write(self, parts: list[bytes | bytearray]) -> None:
+        """Append to the file, before anybody else has it."""
         with self._lock:
             # Straight to the disk: write() would first copy everything to memory, holding the interpreter.
             self.file.rollover()
-            self.file.writelines(parts)
+            if not hasattr(os, "writev"):  # pragma: no cover - Windows
+                self.file.writelines(parts)
+                return
+            # One system call for a batch, a quarter cheaper than one for each part. The file's own buffer is
+            # empty still, so that going round it loses nothing.
+            descriptor = self.file.fileno()
+            left = [memoryview(part) for part in parts]
+            while left:
+                written = os.writev(descriptor, left)
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
 
     def read_at(self, offset: int, size: int) -> bytes:
+        """Read without moving the position that the application sees."""
         with self._lock:
             position = self.file.tell()
             try:
@@ -106,42 +121,44 @@ class Spool:
             self.file.close()
 
 
-async def spool(first: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
+async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
     """Write parts to ``into``, receiving the next batch while the last one is being written.
 
     Raises:
         OSError: The disk is full, or the like; the file is then of no use.
     """
+    # Without a buffer: a batch is handed over when the writer is done with the last one.
+    batches, taken = create_memory_object_stream[list[bytes | bytearray]](0)
     failure: OSError | None = None
 
-    async def write(parts: list[bytes | bytearray], written: Event) -> None:
+    async def write() -> None:
+        # One task for all batches: a task for each costs nearly as much as its hop.
         nonlocal failure
-        try:
-            await in_file_thread(into.write, parts)
-        except OSError as exc:
-            failure = exc
-        finally:
-            written.set()
+        with taken:
+            async for batch in taken:
+                try:
+                    await in_file_thread(into.write, batch)
+                except OSError as exc:
+                    failure = exc
+                    return
 
     try:
-        written = Event()
         async with create_task_group() as group:
-            group.start_soon(write, first.take(), written)
-            async for part in rest:
-                first.add(part)
-                if first.size >= BATCH_BYTES:
-                    await written.wait()
-                    if failure is not None:
-                        break
-                    written = Event()
-                    group.start_soon(write, first.take(), written)
-            await written.wait()
-            if first.size and failure is None:
-                group.start_soon(write, first.take(), Event())
+            group.start_soon(write)
+            with batches:
+                await batches.send(parts.take())
+                async for part in rest:
+                    parts.add(part)
+                    if parts.size >= BATCH_BYTES:
+                        await batches.send(parts.take())
+                if parts.size:
+                    await batches.send(parts.take())
         if failure is not None:
             raise failure
     except BaseExceptionGroup as group_of_one:
-        # Only the block above can have raised, and only one thing: the children keep their failures to themselves.
-        raise group_of_one.exceptions[0] from None
+        # The writer keeps its failure to itself, so only the block above raised, and only one thing: that the
+        # writer takes no more, or what the body ran into.
+        raise failure or group_of_one.exceptions[0] from None
     finally:
         failure = None
+        taken.close()

@@ -15,13 +15,17 @@ import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from anyio import CancelScope, move_on_after
 
 T = TypeVar("T")
 
 logger = logging.getLogger("asgicore")
+
+FAIR_SECONDS = 0.0015
+"""A channel that never suspends gives up the loop this often. A timer passes up to three such turns before the task
+that it wakes runs, so that others wait for 5 ms at most."""
 
 SLOW_STEP_SECONDS = 0.1
 """In debug mode a step that holds the event loop longer than this is reported: blocking code in an async function."""
@@ -72,6 +76,11 @@ def new_scope() -> CancelScope:
     return _asyncio_scope()
 
 
+def _delegate(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    # In a generator marked as a coroutine, "yield from" takes a coroutine, which typeshed does not know.
+    return cast("Generator[Any, Any, T]", coro)
+
+
 @types.coroutine
 def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Generator[Any, Any, T]:
     """Carry on a coroutine whose first step yielded ``yielded``; awaited like the coroutine itself.
@@ -90,17 +99,20 @@ def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Genera
                 if sent is None and body.is_settled:
                     # asyncio resumes with None, which is what "yield from" sends first: from here on the
                     # interpreter delegates, and a suspension costs what it costs without us.
-                    result: T = yield from coro
-                    return result
+                    return (yield from _delegate(coro))
                 yielded = coro.send(sent)
     except StopIteration as stop:
         ended: T = stop.value
         return ended
 
 
-@types.coroutine
-def timed(coro: Coroutine[Any, Any, T], label: str) -> Generator[Any, Any, T]:
+async def timed(coro: Coroutine[Any, Any, T], label: str) -> T:
     """Run a coroutine and report each step that holds the event loop too long (debug mode)."""
+    return await _time_steps(coro, label)
+
+
+@types.coroutine
+def _time_steps(coro: Coroutine[Any, Any, T], label: str) -> Generator[Any, Any, T]:
     step: Callable[[Any], Any] = coro.send
     argument: Any = None
     while True:
@@ -136,6 +148,10 @@ class AsyncioListener:
 
     def __init__(self, listen: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(listen)
+
+    def cancel(self) -> None:
+        """Cancel the task and leave it to the loop."""
+        self._task.cancel()
 
     async def stop(self) -> None:
         """Cancel the task and wait for its end, for a few milliseconds at most.
@@ -173,6 +189,10 @@ class TrioListener:
         finally:
             self._ended.set()
 
+    def cancel(self) -> None:
+        """As :meth:`AsyncioListener.cancel`."""
+        self._scope.cancel()
+
     async def stop(self) -> None:
         """As :meth:`AsyncioListener.stop`."""
         self._scope.cancel()
@@ -181,7 +201,10 @@ class TrioListener:
                 await self._ended.wait()
 
 
-def start_listener(listen: Coroutine[Any, Any, None]) -> AsyncioListener | TrioListener:
+Listener: TypeAlias = AsyncioListener | TrioListener
+
+
+def start_listener(listen: Coroutine[Any, Any, None]) -> Listener:
     """Start a coroutine beside the current task, outside of every scope; it must not raise."""
     return TrioListener(listen) if is_trio() else AsyncioListener(listen)
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._headers import check_raw_headers, find
 from ._state import RESPONSE, ResponseEvent, ResponseState
+from ._watch import FAIR_SECONDS
 from .errors import ClientDisconnectedError, ContentLengthError, ResponseStateError, is_status
 from .types import RawHeaders, Send
-
-FAIR_SECONDS: Final = 0.004
-"""Other tasks wait no longer than this for a client that takes everything at once."""
 
 # The clock is looked at after this many bytes: for parts of 64 bytes that is every 64th.
 _CLOCK_BYTES: Final = 4096
@@ -126,16 +124,14 @@ class Writer:
         else:
             raise ResponseStateError(f"{kind!r} is no message of an HTTP response")
 
-    async def send_whole(
-        self, status: int, headers: RawHeaders, size: int, chunks: Iterable[tuple[bytes, bool]]
-    ) -> None:
+    async def send_whole(self, status: int, headers: RawHeaders, body: bytes, chunks: Chunks | None) -> None:
         """Send a response whose body is there already.
 
         Args:
             status: The status, 100 to 599.
-            headers: Checked fields; a ``content-length`` agrees with ``size`` unless that is 0.
-            size: Length of the body in bytes.
-            chunks: (chunk, is_last) pairs, the last one and only that with ``True``.
+            headers: Checked fields; a ``content-length`` agrees with ``body`` unless that is empty.
+            body: The whole body.
+            chunks: Cuts it into (chunk, is_last) pairs; ``None`` if it goes out in one message.
 
         Raises:
             ContentLengthError: The body is empty, but a length is declared that only HEAD and 304 may have.
@@ -145,11 +141,11 @@ class Writer:
         if self.state is not _IDLE:
             self._advance(ResponseEvent.START, "http.response.start")
         if self._head or status in _BODILESS or status < 200:
-            chunks = ((b"", True),)
-        elif not size and int(find(headers, b"content-length") or 0):
-            raise ContentLengthError(int(find(headers, b"content-length") or 0), size)
+            body, chunks = b"", None
+        elif not body and int(find(headers, b"content-length") or 0):
+            raise ContentLengthError(int(find(headers, b"content-length") or 0), 0)
         self.state = _BODY
-        self._length = size
+        self._length = len(body)
         if self.closes_connection:
             headers = [*headers, _CLOSE]
         send = self._send
@@ -157,19 +153,29 @@ class Writer:
             await send({"type": "http.response.start", "status": status, "headers": headers})
         except OSError as exc:
             raise self._break() from exc
-        turned: float | None = None
+        if chunks is not None:
+            body = await self._send_chunks(chunks(body))
+        self.state = _DONE
+        try:
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+        except OSError as exc:
+            raise self._break() from exc
+
+    async def _send_chunks(self, chunks: Iterable[tuple[bytes, bool]]) -> bytes:
+        """Send all chunks but the last one, which is returned."""
+        send = self._send
+        turned = perf_counter()
         for chunk, is_last in chunks:
             if is_last:
-                self.state = _DONE
-            elif turned is None:
-                turned = perf_counter()
-            elif perf_counter() - turned > FAIR_SECONDS:
-                await checkpoint()
-                turned = perf_counter()
+                return chunk
             try:
-                await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except OSError as exc:
                 raise self._break() from exc
+            if perf_counter() - turned > FAIR_SECONDS:
+                await checkpoint()
+                turned = perf_counter()
+        raise ResponseStateError("chunk_bytes gave no last chunk; its last pair must be (chunk, True)")
 
     async def send_stream(self, status: int, headers: RawHeaders, parts: AsyncIterator[Any], chunks: Chunks) -> None:
         """Send a response whose body comes part by part; each is sent before the next is asked for.
@@ -218,7 +224,7 @@ class Writer:
         if isinstance(part, str):
             part = part.encode()
         elif isinstance(part, (bytearray, memoryview)):
-            part = bytes(part)
+            part = bytes(cast("bytearray", part))
         elif not isinstance(part, bytes):
             raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
         if not part:

@@ -1,0 +1,1 @@
+"""asgicore and its peers, measured side by side: ``python -m benchmarks``."""

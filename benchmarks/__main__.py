@@ -1,0 +1,108 @@
+"""``python -m benchmarks``: measure asgicore and its peers, and write the tables and the chart."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from . import drive, files, processes
+from .apps import PEERS, Peer
+from .report import Row, judge, print_row
+from .workloads import WORKLOADS, Workload
+
+SCALES = {"µs": 1e6, "ms": 1e3}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    names = [*WORKLOADS, *processes.KINDS]
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], metavar="PEER", help=", ".join(PEERS))
+    parser.add_argument("--rounds", type=int, help="how many (15, with --quick 3); a third of it for fresh processes")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
+    parser.add_argument("--check", action="store_true", help="check the answers, measure nothing")
+    parser.add_argument("--core", type=int, help="the core to run on (the last one)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the files; without it only a run of everything, and not a quick one, writes them",
+    )
+    parser.add_argument("--readme", action="store_true", help="measure nothing; put the last figures into README.md")
+    return parser.parse_args(arguments)
+
+
+class Run:
+    """One run of the command."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.peers: list[str] = options.peers or [*PEERS]
+        self.is_quick: bool = options.quick
+        self.rounds: int = 0 if options.check else options.rounds or (3 if options.quick else 15)
+        self.core: int | None = max(drive.cores(), default=None) if options.core is None else options.core
+        self.failed: list[str] = []
+
+    def in_process(self, workload: Workload) -> Row:
+        """Measure one workload here, all peers side by side."""
+        peers: list[Peer] = [PEERS[name] for name in self.peers if not workload.peers or name in workload.peers]
+        notes: list[str] = [workload.note] if workload.note else []
+
+        def note(peer: str, text: str) -> None:
+            notes.append(f"{peer}: {text}")
+            if text.startswith(("wrong answer", "failed")):
+                self.failed.append(f"{workload.name}, {peer}: {text}")
+
+        seconds = 0.005 if self.is_quick else 0.05
+        try:
+            with drive.bound(self.core):
+                figures = drive.run(workload.loop, drive.measure, workload, peers, self.rounds, seconds, note)
+        except ImportError as exc:
+            figures = {}
+            notes.append(f"skipped: {exc.name} is not installed")
+        if self.rounds:
+            figures = {peer: [value * SCALES[workload.unit] for value in many] for peer, many in figures.items()}
+        goals = judge(figures, workload.goals) if figures and self.rounds else []
+        return Row(workload.name, workload.title, workload.unit, figures, goals, "; ".join(notes))
+
+    def fresh(self, kind: str) -> list[Row]:
+        """Measure one kind in fresh processes."""
+        rounds = max(self.rounds // 3, 1)
+        rows = processes.KINDS[kind](processes.Plan(tuple(self.peers), rounds, self.is_quick, self.core))
+        self.failed += [row.note for row in rows if "failed (" in row.note]
+        return rows
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    if options.readme:
+        files.put_into_readme(files.README, options.output or files.RESULTS)
+        return 0
+    # Peers log what they are asked for, and the time of a log is not what is measured.
+    logging.disable(logging.CRITICAL)
+    run = Run(options)
+    rows: list[Row] = []
+    for name in options.only or [*WORKLOADS, *processes.KINDS]:
+        if options.check:
+            if name in WORKLOADS:
+                row = run.in_process(WORKLOADS[name])
+                print(f"{name}: {', '.join(row.figures)}")
+        elif name in WORKLOADS:
+            rows.append(run.in_process(WORKLOADS[name]))
+            print_row(rows[-1])
+        else:
+            for row in run.fresh(name):
+                rows.append(row)
+                print_row(row)
+    is_whole = not (options.only or options.peers or options.quick or options.check)
+    folder = options.output or (files.RESULTS if is_whole else None)
+    if folder is not None and rows:
+        files.write(rows, run.rounds, folder)
+        print(f"\nwritten to {folder}")
+    for failure in run.failed:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if run.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""baize: views on a router."""
+
+from __future__ import annotations
+
+from baize.asgi import JSONResponse, PlainTextResponse, Request, Response, Router, StreamResponse, request_response
+
+from .. import shared
+from . import App
+
+
+async def hello(request: Request) -> Response:
+    return PlainTextResponse(shared.HELLO)
+
+
+async def inspect(request: Request) -> Response:
+    headers, query, cookies = request.headers, request.query_params, request.cookies
+    return JSONResponse(
+        shared.summary(
+            [headers[name] for name in shared.HEADER_NAMES],
+            [query[name] for name in shared.QUERY_NAMES],
+            [cookies[name] for name in shared.COOKIE_NAMES],
+        )
+    )
+
+
+async def json(request: Request) -> Response:
+    data = await request.json
+    return PlainTextResponse(data["name"])
+
+
+async def count(request: Request) -> Response:
+    return PlainTextResponse(str(await shared.count(request.stream())))
+
+
+async def spool(request: Request) -> Response:
+    return PlainTextResponse(str(await shared.spool(request.stream())))
+
+
+async def kept(request: Request) -> Response:
+    return PlainTextResponse(str(await shared.keep(request.stream())))
+
+
+async def parts(request: Request) -> Response:
+    return StreamResponse(shared.parts(), content_type="text/plain")
+
+
+async def wait(request: Request) -> Response:
+    await shared.gate.wait()
+    return PlainTextResponse(shared.HELLO)
+
+
+VIEWS = {
+    "hello": hello,
+    "inspect": inspect,
+    "json": json,
+    "count": count,
+    "spool": spool,
+    "parts": parts,
+    "wait": wait,
+    "kept": kept,
+}
+
+
+def build(workload: str, variant: str) -> App | None:
+    if workload not in VIEWS:
+        return None
+    return Router((f"/{workload}", request_response(VIEWS[workload])))

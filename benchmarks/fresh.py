@@ -1,0 +1,276 @@
+"""Figures that need a process of their own: ``python -m benchmarks.fresh KIND PEER`` prints them as JSON.
+
+Started by ``python -m benchmarks`` (see ``processes.py``), once for each peer and round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from itertools import islice
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+from . import drive, shared
+from .apps import PEERS, App
+from .workloads import WORKLOADS, Message, Workload, WrongAnswerError, text, upload
+
+HEARTBEAT_SECONDS = 0.001
+TINY_BYTES = 8
+TINY = 300_000
+
+WAIT = Workload("wait", "", text(shared.HELLO), ())
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class UnsupportedError(Exception):
+    """This peer has nothing to compare here."""
+
+
+def build(peer: str, workload: str) -> App:
+    app = PEERS[peer].build(workload)
+    if app is None:
+        raise UnsupportedError(f"{peer} has no {workload}")
+    return app
+
+
+# --- memory ---------------------------------------------------------------------------------------------
+
+
+def memory(field: str) -> int:
+    """Bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at the highest."""
+    if STATUS.exists():
+        lines = STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    # Elsewhere the highest value is all there is; a process that only grows is what is measured here.
+    import resource
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def forget_peak() -> None:
+    """Let ``VmHWM`` begin again at what is in use now."""
+    # Not Linux, or not allowed: then the peak of the start-up counts, which is hardly above idle here.
+    with contextlib.suppress(OSError):
+        CLEAR_REFS.write_text("5")
+
+
+async def peak(peer: str, number: int) -> dict[str, float]:
+    """Peak memory over idle, in bytes, for one upload that is spooled and read back."""
+    app = build(peer, "spool")
+    big = upload("spool", "", number=number // shared.MESSAGE_BYTES, is_fresh=True)
+    async with drive.lifespan(app):
+        # Big enough to go to disk, so that what is loaded and started late is there when idle is taken.
+        await drive.check(app, upload("spool", "", number=32, is_fresh=True))
+        gc.collect()
+        forget_peak()
+        idle = memory("VmRSS")
+        await drive.check(app, big)
+        return {"bytes": memory("VmHWM") - idle, "idle_bytes": idle}
+
+
+# --- many requests in flight ----------------------------------------------------------------------------
+
+
+class Flight:
+    """Requests whose endpoints all wait, and what it took."""
+
+    def __init__(self, number: int) -> None:
+        # Scopes and channels are a server's, as everywhere: their memory counts, the time to make them does not.
+        self.channels = [drive.Channel(WAIT.body(), asyncio.Event) for _ in range(number)]
+        self.scopes = list(islice(WAIT.scopes(), number))
+        self.tasks: list[asyncio.Task[None]] = []
+        self.set_up_seconds = 0.0
+
+    async def start(self, app: App) -> None:
+        """Start the requests, and return when all their endpoints wait."""
+        shared.gate.close(len(self.channels), asyncio.Event)
+        started = process_time()
+        self.tasks = [
+            asyncio.create_task(app(scope, channel.receive, channel.send))
+            for scope, channel in zip(self.scopes, self.channels, strict=True)
+        ]
+        await shared.gate.full.wait()
+        for _ in range(4):
+            # Whoever watches for the disconnect begins after the endpoint.
+            await asyncio.sleep(0)
+        self.set_up_seconds = process_time() - started
+
+    async def end(self) -> float:
+        """Wait until all are over; returns the CPU seconds that takes."""
+        started = process_time()
+        async with asyncio.timeout(60):
+            for task in self.tasks:
+                await task
+        return process_time() - started
+
+
+async def inflight(peer: str, number: int) -> dict[str, float]:
+    """Bytes (RSS) for each request that waits, microseconds of CPU to set one up and to finish it."""
+    app = build(peer, "wait")
+    async with drive.lifespan(app):
+        first = Flight(20)
+        await first.start(app)
+        shared.gate.open.set()
+        await first.end()
+        # The gate is open now: one request with a look at the answer.
+        shared.gate.close(1, asyncio.Event)
+        shared.gate.open.set()
+        await drive.check(app, WAIT)
+        gc.collect()
+        before = memory("VmRSS")
+        flight = Flight(number)
+        await flight.start(app)
+        gc.collect()
+        size = memory("VmRSS") - before
+        threads = threading.active_count()
+        shared.gate.open.set()
+        finish = await flight.end()
+        if not all(channel.done.is_set() for channel in flight.channels):
+            raise WrongAnswerError("a response without an end")
+    return {
+        "bytes": size / number,
+        "setup_us": flight.set_up_seconds / number * 1e6,
+        "finish_us": finish / number * 1e6,
+        "threads": threads,
+    }
+
+
+async def cancel(peer: str, number: int) -> dict[str, float]:
+    """Milliseconds until all endpoints are cancelled when all their clients leave at once."""
+    app = build(peer, "wait")
+    async with drive.lifespan(app):
+        for size in (20, number):
+            flight = Flight(size)
+            await flight.start(app)
+            gc.collect()
+            started = perf_counter()
+            for channel in flight.channels:
+                channel.disconnect()
+            cpu = await flight.end()
+            spent = perf_counter() - started
+    return {"ms": spent * 1e3, "cpu_us_each": cpu / number * 1e6}
+
+
+# --- what other tasks see -------------------------------------------------------------------------------
+
+
+async def worst_lag(work: Coroutine[Any, Any, object]) -> float:
+    """The longest time, in milliseconds, that a heartbeat came late while ``work`` ran."""
+    worst = 0.0
+
+    async def beat() -> None:
+        nonlocal worst
+        while True:
+            before = perf_counter()
+            try:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+            finally:
+                worst = max(worst, perf_counter() - before - HEARTBEAT_SECONDS)
+
+    heart = asyncio.create_task(beat())
+    await asyncio.sleep(HEARTBEAT_SECONDS * 5)
+    await work
+    heart.cancel()
+    await asyncio.wait([heart])
+    return worst * 1e3
+
+
+class SuspendingChannel(drive.Channel):
+    """Every message comes in a turn of its own, as from a socket."""
+
+    async def receive(self) -> Message:
+        await asyncio.sleep(0)
+        return await super().receive()
+
+
+async def lags(app: App, workload: Workload, number: int, channel_type: type[drive.Channel]) -> dict[str, Any]:
+    """Worst lags while one request runs, each beside that of an idle time of the same length."""
+
+    async def request() -> None:
+        channel = channel_type(workload.body(), asyncio.Event)
+        await app(next(workload.scopes()), channel.receive, channel.send)
+        if not channel.done.is_set():
+            raise WrongAnswerError("a response without an end")
+
+    async with drive.lifespan(app):
+        await drive.check(app, workload)
+        busy, idle = [], []
+        for _ in range(number):
+            gc.collect()
+            started = perf_counter()
+            busy.append(await worst_lag(request()))
+            idle.append(await worst_lag(asyncio.sleep(perf_counter() - started)))
+    return {"busy_ms": busy, "idle_ms": idle}
+
+
+async def stall(peer: str, number: int) -> dict[str, Any]:
+    """While 64 MiB spool to disk, a message in each turn of the loop."""
+    return await lags(build(peer, "kept"), upload("kept", ""), number, SuspendingChannel)
+
+
+async def stall_buffered(peer: str, number: int) -> dict[str, Any]:
+    """While 64 MiB spool to disk that the server has already."""
+    return await lags(build(peer, "kept"), upload("kept", ""), number, drive.Channel)
+
+
+async def fair_upload(peer: str, number: int) -> dict[str, Any]:
+    """While the endpoint streams 64 MiB that the server has already."""
+    return await lags(build(peer, "count"), WORKLOADS["count"], number, drive.Channel)
+
+
+async def fair_tiny_in(peer: str, number: int) -> dict[str, Any]:
+    """While the endpoint streams 300,000 tiny messages that the server has already."""
+    tiny = upload("count", "", size=TINY_BYTES, number=TINY)
+    return await lags(build(peer, "count"), tiny, number, drive.Channel)
+
+
+async def fair_tiny_out(peer: str, number: int) -> dict[str, Any]:
+    """While 300,000 tiny parts go to a server that takes everything at once."""
+    shared.PART, shared.PARTS = b"p" * TINY_BYTES, TINY
+    return await lags(build(peer, "parts"), WORKLOADS["parts"], number, drive.Channel)
+
+
+KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
+    "inflight": inflight,
+    "cancel": cancel,
+    "peak": peak,
+    "stall": stall,
+    "stall-buffered": stall_buffered,
+    "fair-upload": fair_upload,
+    "fair-tiny-in": fair_tiny_in,
+    "fair-tiny-out": fair_tiny_out,
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.fresh", description=__doc__)
+    parser.add_argument("kind", choices=[*KINDS])
+    parser.add_argument("peer", choices=[*PEERS])
+    parser.add_argument("number", type=int, help="requests, bytes or repeats, whichever the kind has")
+    parser.add_argument("--core", type=int, help="bind to this core")
+    options = parser.parse_args(arguments)
+    logging.disable(logging.CRITICAL)
+    try:
+        with drive.bound(options.core):
+            result = asyncio.run(KINDS[options.kind](options.peer, options.number))
+    except ImportError as exc:
+        result = {"skipped": f"not installed ({exc.name})"}
+    except UnsupportedError:
+        result = {}
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

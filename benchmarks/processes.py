@@ -1,0 +1,202 @@
+"""Rows whose figures come from a fresh process for each peer and round."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import shared
+from .apps import PEERS
+from .report import OURS, Row, Verdict, at_most, judge
+from .workloads import Goal
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_SECONDS = 300
+MAX_STALL_MS = 5.0
+"""Over the idle baseline of the same run."""
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    peers: tuple[str, ...]
+    rounds: int
+    is_quick: bool
+    core: int | None
+
+
+def child(kind: str, peer: str, number: int, core: int | None) -> dict[str, Any]:
+    """The figures of one fresh process, empty if the peer has nothing to compare."""
+    command = [sys.executable, "-m", "benchmarks.fresh", kind, peer, str(number)]
+    if core is not None:
+        command += ["--core", str(core)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return {"failed": last[0]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def collect(kind: str, peers: Iterable[str], number: int, rounds: int, core: int | None) -> tuple[Results, list[str]]:
+    """Figures of all peers, interleaved, and notes on those left out."""
+    results: Results = {peer: [] for peer in peers}
+    notes = []
+    for _ in range(rounds):
+        for peer in list(results):
+            result = child(kind, peer, number, core)
+            if "bytes" in result or "busy_ms" in result or "ms" in result:
+                results[peer].append(result)
+            else:
+                notes += [f"{peer}: {how} ({why})" for how, why in result.items()]
+                del results[peer]
+    return results, notes
+
+
+def figures_of(results: Results, key: str, scale: float = 1.0) -> dict[str, list[float]]:
+    return {peer: [result[key] * scale for result in many] for peer, many in results.items()}
+
+
+def limit(figures: dict[str, list[float]], text: str, value: float) -> list[Verdict]:
+    """A goal for ours that is a number."""
+    if OURS not in figures:
+        return []
+    return [at_most(text, statistics.median(figures[OURS]), value)]
+
+
+def inflight(plan: Plan) -> list[Row]:
+    number = 500 if plan.is_quick else 5000
+    results, notes = collect("inflight", plan.peers, number, plan.rounds, plan.core)
+    size = figures_of(results, "bytes")
+    set_up, finish = figures_of(results, "setup_us"), figures_of(results, "finish_us")
+    threads = figures_of(results, "threads")
+    many = ", ".join(f"{peer} {max(values):,.0f}" for peer, values in threads.items() if max(values) > 1)
+    note = "; ".join(["resident memory (RSS), scope, channel and task included", *notes])
+    label = f"{number:,} requests whose endpoints wait:"
+    return [
+        Row("inflight", f"{label} bytes each", "bytes", size, judge(size, (Goal(OURS, "falcon", 1.0),)), note),
+        Row("inflight-setup", f"{label} to set one up", "µs", set_up, limit(set_up, f"{OURS}, µs,", 20)),
+        Row("inflight-finish", f"{label} to finish one", "µs", finish, limit(finish, f"{OURS}, µs,", 8)),
+        Row(
+            "inflight-threads",
+            f"{label} threads",
+            "threads",
+            threads,
+            limit(threads, OURS, 1),
+            f"more than one: {many}" if many else "",
+        ),
+    ]
+
+
+def cancel(plan: Plan) -> list[Row]:
+    number = 500 if plan.is_quick else 5000
+    peers = [peer for peer in plan.peers if peer == OURS]
+    results, notes = collect("cancel", peers, number, plan.rounds, plan.core)
+    note = "; ".join(["wall time until every endpoint is cancelled and its request over", *notes])
+    title = f"{number:,} clients leave at once while their endpoints wait"
+    return [Row("cancel", title, "ms", figures_of(results, "ms"), [], note)]
+
+
+def peak(plan: Plan) -> list[Row]:
+    results, notes = collect("peak", plan.peers, shared.BIG_BYTES, plan.rounds, plan.core)
+    size = figures_of(results, "bytes", 1 / shared.MIB)
+    note = "; ".join(["resident memory (RSS), 1 MiB threshold", *notes])
+    return [
+        Row("peak", "peak memory over idle, 64 MiB upload spooled", "MB", size, limit(size, f"{OURS}, MB,", 2.5), note)
+    ]
+
+
+def lag(kind: str, title: str) -> Callable[[Plan], list[Row]]:
+    """A row of worst lags of a heartbeat."""
+
+    def rows(plan: Plan) -> list[Row]:
+        results, notes = collect(kind, plan.peers, 2 if plan.is_quick else 7, 1, None)
+        busy = {peer: many[0]["busy_ms"] for peer, many in results.items()}
+        goals = []
+        if OURS in results:
+            idle = max(results[OURS][0]["idle_ms"])
+            goals = [
+                at_most(f"{OURS}, the worst of all, over the worst idle lag, ms,", max(busy[OURS]) - idle, MAX_STALL_MS)
+            ]
+        baselines = ", ".join(f"{peer} {max(many[0]['idle_ms']):.1f}" for peer, many in results.items())
+        note = "; ".join([f"worst lag while idle: {baselines}", *notes])
+        return [Row(kind, title, "ms", busy, goals, note)]
+
+    return rows
+
+
+IMPORTS = {
+    "asyncio alone": "import asyncio",
+    "asgicore": "import asgicore",
+    "starlette-pair": "from starlette.requests import Request; from starlette.responses import Response",
+    "starlette": "import starlette.applications",
+    "fastapi": "import fastapi",
+    "falcon": "import falcon.asgi",
+    "blacksheep": "import blacksheep",
+    "litestar": "import litestar",
+    "baize": "import baize.asgi",
+    "emmett55": "import emmett55",
+    "quart": "import quart",
+    "django": "import django.core.handlers.asgi",
+}
+IMPORT = """
+import sys, time
+started = time.process_time()
+{statement}
+print(time.process_time() - started, len(sys.modules))
+"""
+
+
+def imports(plan: Plan) -> list[Row]:
+    statements = {peer: statement for peer, statement in IMPORTS.items() if peer in plan.peers or peer not in PEERS}
+    seconds: dict[str, list[float]] = {peer: [] for peer in statements}
+    modules: dict[str, list[float]] = {peer: [] for peer in statements}
+    notes = []
+    for _ in range(plan.rounds * 5):
+        for peer in list(seconds):
+            # Isolated and away from the checkout: only what is installed is found.
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", IMPORT.format(statement=statements[peer])],
+                cwd=tempfile.gettempdir(),
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE_SECONDS,
+            )
+            if done.returncode:
+                notes.append(f"{peer}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+                del seconds[peer], modules[peer]
+                continue
+            spent, count = done.stdout.split()
+            seconds[peer].append(float(spent) * 1e3)
+            modules[peer].append(float(count))
+    goal = (Goal(OURS, "starlette-pair", 1.0),)
+    note = "; ".join(["CPU time of the import statement in a fresh process", *notes])
+    return [
+        Row("import", "import", "ms", seconds, judge(seconds, goal), note),
+        Row("import-modules", "import: modules loaded", "modules", modules, judge(modules, goal)),
+    ]
+
+
+KINDS: dict[str, Callable[[Plan], list[Row]]] = {
+    "inflight": inflight,
+    "cancel": cancel,
+    "import": imports,
+    "peak": peak,
+    "stall": lag("stall", "worst lag of a heartbeat while 64 MiB spool to disk, a message a turn"),
+    "stall-buffered": lag("stall-buffered", "worst lag of a heartbeat while 64 MiB spool to disk, all there already"),
+    "fair-upload": lag("fair-upload", "worst lag of a heartbeat while 64 MiB are streamed that are all there already"),
+    "fair-tiny-in": lag("fair-tiny-in", "worst lag of a heartbeat while 300,000 tiny messages come that never suspend"),
+    "fair-tiny-out": lag(
+        "fair-tiny-out", "worst lag of a heartbeat while 300,000 tiny parts go out that never suspend"
+    ),
+}

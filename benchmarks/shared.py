@@ -1,0 +1,102 @@
+"""What the applications of all peers have in common, so that no peer is given other work than the next."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from functools import cache
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO
+
+KIB = 2**10
+MIB = 2**20
+MESSAGE_BYTES = 64 * KIB
+BIG_BYTES = 64 * MIB
+MESSAGES = BIG_BYTES // MESSAGE_BYTES
+SPOOL_BYTES = MIB
+LIMIT_BYTES = 128 * MIB
+"""The body limit of every peer that has one."""
+
+HELLO = "Hello, world!"
+PART = b"p" * 64
+PARTS = 20_000
+
+HEADER_NAMES = ("host", "user-agent", "accept-language")
+QUERY_NAMES = tuple(f"field{index}" for index in range(10))
+COOKIE_NAMES = tuple(f"cookie{index}" for index in range(5))
+
+
+def summary(headers: Iterable[str], query: Iterable[str], cookies: Iterable[str]) -> dict[str, int]:
+    """The answer of "inspect": wrong unless every value was read."""
+    return {
+        "headers": len("".join(headers)),
+        "query": len("".join(query)),
+        "cookies": len("".join(cookies)),
+    }
+
+
+@cache
+def whole() -> bytes:
+    """The body of the 64 MiB response."""
+    return bytes(range(256)) * (BIG_BYTES // 256)
+
+
+async def parts() -> AsyncIterator[bytes]:
+    """The body of the streaming response."""
+    part = PART
+    for _ in range(PARTS):
+        yield part
+
+
+async def count(stream: AsyncIterable[bytes]) -> int:
+    """Count the bytes of a streamed upload."""
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+    return size
+
+
+async def spool(stream: AsyncIterable[bytes]) -> int:
+    """Write an upload to a spooled file and read it back; what peers without a spool of their own do."""
+    with SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
+        async for chunk in stream:
+            file.write(chunk)
+        file.seek(0)
+        return read_back(file)
+
+
+async def keep(stream: AsyncIterable[bytes]) -> int:
+    """Write an upload to a spooled file, and leave it there."""
+    with SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
+        async for chunk in stream:
+            file.write(chunk)
+        return file.tell()
+
+
+def read_back(file: BinaryIO | SpooledTemporaryFile[bytes]) -> int:
+    """Count the bytes of a file."""
+    size = 0
+    while chunk := file.read(MESSAGE_BYTES):
+        size += len(chunk)
+    return size
+
+
+class Gate:
+    """Where the endpoints of "wait" wait."""
+
+    open: Any
+    """An event: set, they go on."""
+    full: Any
+    """An event: set when all that were expected wait."""
+
+    def close(self, expected: int, event: Callable[[], Any]) -> None:
+        self._missing = expected
+        self.open, self.full = event(), event()
+
+    async def wait(self) -> None:
+        self._missing -= 1
+        if self._missing == 0:
+            self.full.set()
+        await self.open.wait()
+
+
+gate = Gate()

@@ -1,0 +1,236 @@
+"""What is asked of every peer, how its answer is checked, and what we go for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any
+
+from . import shared
+
+Message = dict[str, Any]
+
+# What a browser sends with every request, in the order of the wire.
+BROWSER = [
+    (b"host", b"localhost:8000"),
+    (b"connection", b"keep-alive"),
+    (b"upgrade-insecure-requests", b"1"),
+    (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    (b"accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    (b"sec-fetch-mode", b"navigate"),
+    (b"accept-encoding", b"gzip, deflate, br"),
+    (b"accept-language", b"en-GB,en;q=0.8,fr;q=0.5"),
+]
+FIELDS = {name: f"value{index}" for index, name in enumerate(shared.QUERY_NAMES)}
+COOKIES = {name: f"{index}{'c' * 20}" for index, name in enumerate(shared.COOKIE_NAMES)}
+SENT = {name.decode(): value.decode() for name, value in BROWSER}
+SUMMARY = shared.summary([SENT[name] for name in shared.HEADER_NAMES], FIELDS.values(), COOKIES.values())
+
+NAME = "A name that comes back"
+DOCUMENT = json.dumps({"name": NAME, "tags": ["short", "words"] * 12, "numbers": list(range(173))}).encode()
+
+EMPTY: Message = {"type": "http.request", "body": b"", "more_body": False}
+
+
+class WrongAnswerError(Exception):
+    """A peer did not do what it was asked for, so its time would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``ours`` takes at most ``limit`` times what ``reference`` takes; a reference of ``"best"`` is the best peer."""
+
+    ours: str
+    reference: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    title: str
+    check: Callable[[list[Message]], None]
+    goals: tuple[Goal, ...]
+    unit: str = "µs"
+    method: str = "GET"
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    query: bytes = b""
+    body: Callable[[], Iterable[Message]] = lambda: (EMPTY,)
+    app: str = ""
+    """The application, if it is not called like the workload."""
+    loop: str = "asyncio"
+    is_task_each: bool = False
+    peers: tuple[str, ...] = ()
+    """Empty: all."""
+    note: str = ""
+
+    def scopes(self) -> Iterator[dict[str, Any]]:
+        """Fresh scopes without end, as uvicorn builds them."""
+        path = f"/{self.app or self.name}"
+        while True:
+            yield {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.3"},
+                "http_version": "1.1",
+                "server": ("127.0.0.1", 8000),
+                "client": ("127.0.0.1", 50000),
+                "scheme": "http",
+                "root_path": "",
+                "headers": [*BROWSER, *self.headers],
+                "state": {},
+                "method": self.method,
+                "path": path,
+                "raw_path": path.encode(),
+                "query_string": self.query,
+            }
+
+
+def body_of(sent: list[Message]) -> bytes:
+    """The body of a response, after a look at the order and form of its messages.
+
+    Raises:
+        WrongAnswerError: It is no complete response with status 200.
+    """
+    kinds = [message["type"] for message in sent]
+    if kinds[:1] != ["http.response.start"] or set(kinds[1:]) != {"http.response.body"}:
+        raise WrongAnswerError(f"messages {kinds[:5]}")
+    if sent[0]["status"] != 200:
+        raise WrongAnswerError(f"status {sent[0]['status']}: {bytes(sent[1].get('body', b''))[:200]!r}")
+    if [bool(message.get("more_body")) for message in sent[1:]] != [True] * (len(sent) - 2) + [False]:
+        raise WrongAnswerError("the last message, and only that, ends the body")
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    declared = [value for name, value in sent[0]["headers"] if name.lower() == b"content-length"]
+    if declared and [int(value) for value in declared] != [len(body)]:
+        raise WrongAnswerError(f"declared {declared}, sent {len(body)} bytes")
+    return body
+
+
+def text(expected: str) -> Callable[[list[Message]], None]:
+    def check(sent: list[Message]) -> None:
+        body = body_of(sent)
+        if body != expected.encode():
+            raise WrongAnswerError(f"{body[:200]!r}")
+        types = [value for name, value in sent[0]["headers"] if name.lower() == b"content-type"]
+        if len(types) != 1 or not types[0].startswith(b"text/plain"):
+            raise WrongAnswerError(f"content-type {types}")
+
+    return check
+
+
+def check_inspect(sent: list[Message]) -> None:
+    body = body_of(sent)
+    if json.loads(body) != SUMMARY:
+        raise WrongAnswerError(f"{body[:200]!r}")
+
+
+def check_whole(sent: list[Message]) -> None:
+    if body_of(sent) != shared.whole():
+        raise WrongAnswerError("another body")
+    if max(len(message["body"]) for message in sent[1:]) > shared.MESSAGE_BYTES:
+        raise WrongAnswerError("a message of more than 64 KiB")
+
+
+def check_parts(sent: list[Message]) -> None:
+    if body_of(sent) != shared.PART * shared.PARTS:
+        raise WrongAnswerError("another body")
+    if len(sent) < shared.PARTS:
+        raise WrongAnswerError("the parts did not go out one by one")
+
+
+def fresh_messages(size: int, number: int) -> Iterator[Message]:
+    """Messages with bytes of their own, for figures of memory: servers give no bytes twice."""
+    for index in range(number):
+        yield {"type": "http.request", "body": b"%c" % (index & 127) * size, "more_body": index < number - 1}
+
+
+def upload(
+    name: str,
+    title: str,
+    goals: tuple[Goal, ...] = (),
+    size: int = shared.MESSAGE_BYTES,
+    number: int = shared.MESSAGES,
+    is_fresh: bool = False,
+    **more: Any,
+) -> Workload:
+    """An upload of ``number`` messages of ``size`` bytes."""
+    message: Message = {"type": "http.request", "body": bytes(size), "more_body": True}
+    last: Message = {**message, "more_body": False}
+    return Workload(
+        name,
+        title,
+        text(str(size * number)),
+        goals,
+        method="POST",
+        headers=[(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % (size * number))],
+        body=(lambda: fresh_messages(size, number))
+        if is_fresh
+        else lambda: chain(repeat(message, number - 1), (last,)),
+        **more,
+    )
+
+
+HELLO_GOALS = (
+    Goal("asgicore", "falcon", 1.0),
+    Goal("asgicore", "blacksheep", 1.0),
+    Goal("asgicore-notify", "starlette-pair", 1.0),
+)
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("hello", "hello", text(shared.HELLO), HELLO_GOALS),
+        Workload(
+            "inspect",
+            "inspect: 3 headers, 10 query fields, 5 cookies read, small JSON out",
+            check_inspect,
+            (Goal("asgicore", "falcon", 1.0),),
+            headers=[(b"cookie", "; ".join(f"{name}={value}" for name, value in COOKIES.items()).encode())],
+            query="&".join(f"{name}={value}" for name, value in FIELDS.items()).encode(),
+        ),
+        Workload(
+            "json",
+            "1 KiB JSON in, field out",
+            text(NAME),
+            (Goal("asgicore", "starlette-pair", 1.0),),
+            method="POST",
+            headers=[(b"content-type", b"application/json"), (b"content-length", b"%d" % len(DOCUMENT))],
+            body=lambda: ({"type": "http.request", "body": DOCUMENT, "more_body": False},),
+        ),
+        upload(
+            "count",
+            "64 MiB upload streamed and counted, 64 KiB messages",
+            (Goal("asgicore", "best", 1.0),),
+            note='asgicore with body="stream"; Django has spooled the body before the view runs',
+        ),
+        upload("spool", "64 MiB upload to a spooled file, read back", (Goal("asgicore", "raw", 1.1),), unit="ms"),
+        Workload(
+            "whole",
+            "64 MiB bytes response in 64 KiB messages",
+            check_whole,
+            (Goal("asgicore", "raw", 1.1),),
+            unit="ms",
+            note="raw is the bare slicing loop; peers that send one 64 MiB message are left out",
+        ),
+        Workload("parts", "20,000 async parts of 64 bytes", check_parts, (Goal("asgicore", "raw", 1.1),), unit="ms"),
+        Workload(
+            "hello-task",
+            "hello, one task per request",
+            text(shared.HELLO),
+            HELLO_GOALS,
+            app="hello",
+            is_task_each=True,
+        ),
+        Workload("hello-uvloop", "hello on uvloop", text(shared.HELLO), HELLO_GOALS, app="hello", loop="uvloop"),
+        Workload(
+            "hello-trio",
+            "hello on trio",
+            text(shared.HELLO),
+            (),
+            app="hello",
+            loop="trio",
+            peers=("raw", "asgicore", "asgicore-notify", "starlette-pair", "starlette"),
+        ),
+    )
+}

@@ -1,0 +1,240 @@
+"""Every Python example of the README and the documentation runs, and what the pages list is what the code has.
+
+An example that defines ``app`` is followed by requests: those of the ``<!-- try ... -->`` comment above it, or
+those of the ``test_`` functions in the examples after it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+import types
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from fakes import EMPTY, body_messages, call
+
+from asgicore import AsgicoreError, Handler, Limits, Request, Response, errors
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+FENCE = re.compile(r"(?:^<!-- try\n(?P<tries>.*?)^-->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+TRY = re.compile(r"(?P<method>[A-Z]+) (?P<path>\S+)(?: (?P<body>.+))? -> (?P<status>\d{3})(?: (?P<text>.+))?")
+ROW = re.compile(r"^\| `(?P<name>\w+)[^`|]*`[^|\n]*\|[ ]*(?P<second>[^|\n]*?)[ ]*\|", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One block of Python on a page."""
+
+    path: Path
+    line: int
+    code: str
+    tries: tuple[re.Match[str], ...]
+
+    @property
+    def module(self) -> str | None:
+        """The name that later examples import it by: its first line is ``# name.py``."""
+        found = re.match(r"# (\w+)\.py\n", self.code)
+        return found[1] if found else None
+
+    def imports(self) -> set[str]:
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(self.code)):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module)
+        return names
+
+
+def examples(path: Path) -> list[Example]:
+    text = path.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        tries = []
+        for line in (match["tries"] or "").splitlines():
+            request = TRY.fullmatch(line)
+            assert request, f"{path.name}: {line!r} is not METHOD PATH [BODY] -> STATUS [TEXT]"
+            tries.append(request)
+        found.append(Example(path, text.count("\n", 0, match.start("code")), match["code"], tuple(tries)))
+    return found
+
+
+def rows(page: str) -> dict[str, str]:
+    """The tables of a page: the name in the first column, the text of the second."""
+    return {row["name"]: row["second"] for row in ROW.finditer((DOCS / page).read_text(encoding="utf-8"))}
+
+
+async def run(example: Example, namespace: dict[str, Any]) -> None:
+    """Execute one block and do what it promises."""
+    before = dict(namespace)
+    # Blank lines in front: a traceback names the line of the page.
+    exec(compile("\n" * example.line + example.code, example.path, "exec"), namespace)
+    for request in example.tries:
+        path, _, query = request["path"].partition("?")
+        body = (request["body"] or "").encode()
+        channel = await call(
+            namespace["app"],
+            body_messages(body) if body else [EMPTY],
+            method=request["method"],
+            path=path,
+            raw_path=path.encode(),
+            query_string=query.encode(),
+        )
+        assert channel.status == int(request["status"]), f"{example.path.name}: {request[0]}: {channel.body!r}"
+        if request["text"]:
+            lines = " / ".join(line for line in channel.body.decode().splitlines() if line)
+            assert lines.strip() == request["text"], f"{example.path.name}: {request[0]}"
+    for name, value in namespace.items():
+        if name.startswith("test_") and value is not before.get(name):
+            with anyio.fail_after(10):
+                await value()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+async def test_examples_of_a_page_do_what_the_page_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block runs after those above it, answers its requests as written and passes its own tests."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for example in examples(page):
+        for name in example.imports() - sys.modules.keys():
+            if importlib.util.find_spec(name) is None:
+                pytest.skip(f"{page.name} needs {name}")
+        if example.module:
+            module = types.ModuleType(example.module)
+            monkeypatch.setitem(sys.modules, example.module, module)
+            namespace = vars(module)
+        await run(example, namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_example_with_an_application_is_tried(page: Path) -> None:
+    """No application stands on a page without a request that it answers."""
+    blocks = examples(page)
+    for index, example in enumerate(blocks):
+        if re.search(r"^app\b.*=", example.code, re.MULTILINE):
+            used = any("test_" in later.code and re.search(r"\bapp\b", later.code) for later in blocks[index:])
+            assert example.tries or used, f"{page.name}:{example.line}"
+
+
+def test_readme_example_passes_its_test_under_pytest(tmp_path: Path) -> None:
+    """The two files of the README, saved under their names, are collected by pytest and pass on both backends."""
+    pytest.importorskip("httpx")
+    pytest.importorskip("trio")
+    named = {example.module: example.code for example in examples(ROOT / "README.md") if example.module}
+    assert {"hello", "test_hello"} <= named.keys()
+    for name, code in named.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "."],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert "2 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_limits_page_lists_every_field_with_its_default() -> None:
+    """The table names each field of Limits once, in order, with the default that it has."""
+    assert rows("limits.md") == {field.name: str(field.default) for field in fields(Limits)}
+
+
+def test_errors_page_shows_the_tree_of_the_classes() -> None:
+    """The tree holds every error, under the error that it is a kind of."""
+    tree = re.search(r"```text\n(AsgicoreError\n.*?)```", (DOCS / "errors.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert tree
+    parents: list[str] = []
+    shown: dict[str, str | None] = {}
+    for line in tree[1].splitlines():
+        found = re.match(r"([│├└─ ]*)(\w+)", line)
+        assert found
+        depth = (len(found[1]) + 3) // 4
+        del parents[depth:]
+        shown[found[2]] = parents[-1] if parents else None
+        parents.append(found[2])
+    public = {name: getattr(errors, name) for name in errors.__all__}
+    assert shown == {
+        name: error.__bases__[0].__name__ if error is not AsgicoreError else None for name, error in public.items()
+    }
+
+
+async def test_response_ready_that_raises_is_answered_as_the_errors_page_says(caplog: pytest.LogCaptureFixture) -> None:
+    """Before the start, what a hook raises is logged once and answered with a 500."""
+
+    class Failing(Handler):
+        async def response_ready(self, request: Any, response: Response) -> None:
+            if response.status_code == 200:
+                raise KeyError("a hook of the framework")
+
+    async def endpoint(request: Request) -> Response:
+        return Response("never sent")
+
+    channel = await call(Failing(endpoint))
+    assert (channel.status, channel.body) == (500, b"Internal Server Error")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_hooks_page_lists_every_hook() -> None:
+    """The table names what a subclass may override: every public method of Handler but the ones for its user."""
+    public = {name for name, value in vars(Handler).items() if not name.startswith("_") and name != "aclose"}
+    listed = rows("hooks.md")
+    assert listed.keys() == public
+    text = (DOCS / "hooks.md").read_text(encoding="utf-8")
+    for name in sorted(public):
+        hook = getattr(Handler, name)
+        if inspect.isfunction(hook):
+            arguments = ", ".join(list(inspect.signature(hook).parameters)[1:])
+            assert f"`{name}({arguments})`" in text
+
+
+def test_reference_lists_every_public_name() -> None:
+    """What can be imported from asgicore has an entry in the reference."""
+    import asgicore
+
+    listed = set(
+        re.findall(r"auto\w+:: asgicore\.(\w+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert listed - {"types"} == set(asgicore.__all__) - {"__version__"}
+
+
+def test_readme_has_one_command_each_to_serve_and_to_test() -> None:
+    """The lines that a fresh machine runs, and that the continuous integration takes from here."""
+    commands = re.findall(
+        r"^python3 -m venv \.venv && .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(commands) == 2
+    module = re.search(r"uvicorn examples\.(\w+):app$", commands[0])
+    assert module
+    assert (ROOT / "examples" / f"{module[1]}.py").exists()
+    assert "pytest" in commands[1]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Every relative link of a page names a file, and a section that is there."""
+    broken = []
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            name, _, section = target.partition("#")
+            path = page.parent / name if name else page
+            if not path.exists():
+                broken.append(f"{page.name}: {target}")
+            elif section:
+                titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                if section not in anchors:
+                    broken.append(f"{page.name}: {target}")
+    assert not broken

@@ -1,0 +1,196 @@
+"""The layers of the package: imports go downward, modules stand alone, and the root loads nothing that is optional."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import asgicore
+
+PACKAGE = Path(asgicore.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+TREES = {name: ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")) for name in MODULES}
+
+# From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
+LAYERS: list[set[str]] = [
+    {"errors", "types", "limits"},
+    {"_grammar", "_state", "_callables"},
+    {"_headers", "_params", "_cookies", "_target"},
+    {"_watch", "_spool", "_writer", "_lifespan"},
+    {"_idle"},
+    {"_body"},
+    {"_request", "_response"},
+    {"_handler"},
+    {"__init__"},
+]
+PURE = {name for layer in LAYERS[:3] for name in layer}
+# Tasks and threads are for the layer above; multidict is a container.
+THIRD_PARTY = {"anyio", "multidict"}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+OPTIONAL = [
+    "django",
+    "trio",
+    "uvicorn",
+    "asgiref.sync",
+    "multipart",
+    "python_multipart",
+    "httpx",
+    "uvloop",
+    "starlette",
+]
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(level, name) of every import, wherever it stands; ``from . import x`` gives x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module is None:
+                yield from ((node.level, alias.name) for alias in node.names)
+            else:
+                yield node.level, node.module
+
+
+def calls_of(name: str, module: str) -> set[str]:
+    """The functions of a module, as ``Class.method``, that call a channel of this name."""
+    found: set[str] = set()
+
+    def look(node: ast.AST, path: tuple[str, ...]) -> None:
+        if isinstance(node, ast.Call):
+            function = node.func
+            if (isinstance(function, ast.Name) and function.id == name) or (
+                isinstance(function, ast.Attribute) and function.attr == f"_{name}"
+            ):
+                found.add(".".join(path))
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                look(child, (*path, child.name))
+            else:
+                look(child, path)
+
+    look(TREES[module], ())
+    return found
+
+
+def test_layers_of_package_hold_every_module_once() -> None:
+    """A new module gets its place here before anything else."""
+    placed = [name for layer in LAYERS for name in layer]
+    assert sorted(placed) == MODULES
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_of_module_go_downward(name: str) -> None:
+    """A module imports from lower layers of the package alone, never by its absolute name."""
+    height = next(index for index, layer in enumerate(LAYERS) if name in layer)
+    below = {lower for layer in LAYERS[:height] for lower in layer}
+    for level, imported in imports_of(TREES[name]):
+        if level:
+            assert level == 1
+            assert imported in below
+        else:
+            assert imported.partition(".")[0] != "asgicore"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_of_module_at_its_top_are_installed_with_the_package(name: str) -> None:
+    """What an extra brings is imported where it is used, and not on top."""
+    pending: list[ast.AST] = [TREES[name]]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for level, imported in imports_of(node):
+                top = imported.partition(".")[0]
+                assert level or top in sys.stdlib_module_names or top in THIRD_PARTY
+        pending += [child for child in ast.iter_child_nodes(node) if not isinstance(child, FUNCTIONS)]
+
+
+def test_errors_types_and_limits_import_nothing_of_the_package() -> None:
+    """The bottom of the graph."""
+    for name in LAYERS[0]:
+        assert not [imported for level, imported in imports_of(TREES[name]) if level]
+
+
+def test_request_and_response_do_not_import_each_other() -> None:
+    """One can be used without the other."""
+    for name, other in (("_request", "_response"), ("_response", "_request")):
+        assert other not in {imported for _, imported in imports_of(TREES[name])}
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_module_of_pure_layer_neither_awaits_nor_needs_anyio(name: str) -> None:
+    """Bytes in, values out: whatever waits is above."""
+    waiting = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Yield)
+    allowed = {"_headers": (ast.Yield,)}.get(name, ())
+    assert not [node for node in ast.walk(TREES[name]) if isinstance(node, waiting) and not isinstance(node, allowed)]
+    assert "anyio" not in {imported.partition(".")[0] for _, imported in imports_of(TREES[name])}
+
+
+def test_receive_is_called_by_the_body_alone() -> None:
+    """One reader of ``receive``: the body, its timer, and the scopes that have no body.
+
+    The listener hook is handed the body as its ``receive``.
+    """
+    callers = {f"{name}:{function}" for name in MODULES for function in calls_of("receive", name)}
+    others = {caller for caller in callers if caller.partition(":")[0] not in ("_body", "_idle", "_lifespan")}
+    assert others <= {"_handler:Handler.listen_for_disconnect"}
+    assert any(caller.startswith("_body:") for caller in callers)
+
+
+def test_send_is_called_by_the_writer_alone() -> None:
+    """One sender: the writer, and the scopes that have no response."""
+    callers = {name for name in MODULES if calls_of("send", name)}
+    assert callers == {"_writer", "_lifespan"}
+
+
+def test_legal_order_is_known_to_body_and_writer_alone() -> None:
+    """The tables of transitions are consulted by the two that own a channel."""
+    users = {name for name in MODULES if (1, "_state") in set(imports_of(TREES[name]))}
+    assert users == {"_body", "_writer"}
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+ALONE = """
+import importlib, sys
+for name in {names!r}:
+    for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == "asgicore"]:
+        del sys.modules[loaded]
+    # The package itself, without the imports of its root, so that the module has to find its own.
+    package = type(sys)("asgicore")
+    package.__path__ = [{path!r}]
+    sys.modules["asgicore"] = package
+    importlib.import_module("asgicore." + name)
+    print(name)
+"""
+
+
+def test_module_imported_alone_in_fresh_interpreter_loads() -> None:
+    """No module needs another one to be imported first."""
+    names = [name for name in MODULES if name != "__init__"]
+    assert run_python(ALONE.format(names=names, path=str(PACKAGE))).split() == names
+
+
+def test_import_of_package_loads_nothing_optional() -> None:
+    """``import asgicore`` loads neither Django, trio, uvicorn, ``asgiref.sync`` nor a form parser."""
+    loaded = set(run_python("import sys, asgicore; print(*sys.modules)").split())
+    assert "asgicore._handler" in loaded
+    assert not [name for name in OPTIONAL if name in loaded]
+
+
+def test_import_of_package_works_where_extras_are_missing() -> None:
+    """The core is complete without any extra."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys({names!r})); import asgicore; print(asgicore.__version__)"
+    assert run_python(blocked.format(names=OPTIONAL)).strip() == asgicore.__version__

@@ -1,0 +1,126 @@
+"""_params.py: the query string."""
+
+from __future__ import annotations
+
+import tracemalloc
+from time import process_time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from multidict import MultiDictProxy
+
+from asgicore import MalformedRequestError
+from asgicore._params import parse_query
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        pytest.param(b"", [], id="empty"),
+        pytest.param(b"a=1", [("a", "1")], id="one"),
+        pytest.param(b"a=1&b=2&a=3", [("a", "1"), ("b", "2"), ("a", "3")], id="repeats in order"),
+        pytest.param(b"a", [("a", "")], id="without equals sign"),
+        pytest.param(b"a=", [("a", "")], id="without value"),
+        pytest.param(b"=1", [("", "1")], id="without name"),
+        pytest.param(b"=", [("", "")], id="equals sign alone"),
+        pytest.param(b"&&a=1&&", [("a", "1")], id="empty fields"),
+        pytest.param(b"a=1=2", [("a", "1=2")], id="equals sign in value"),
+        pytest.param(b"a=1;b=2", [("a", "1;b=2")], id="WHATWG 5.1 semicolon is no separator"),
+        pytest.param(b"a+b=c+d", [("a b", "c d")], id="WHATWG 5.1 plus is a blank"),
+        pytest.param(b"a=%2B%20", [("a", "+ ")], id="escaped plus"),
+        pytest.param(b"a%3D=%26", [("a=", "&")], id="escaped separators"),
+        pytest.param(b"a=%C3%A9", [("a", "é")], id="UTF-8"),
+        pytest.param(b"a=%c3%a9", [("a", "é")], id="lower-case escapes"),
+        pytest.param("a=é".encode(), [("a", "é")], id="raw UTF-8"),
+        pytest.param("é=%41".encode(), [("é", "A")], id="raw UTF-8 and escapes"),
+        pytest.param(b"a=%ff", [("a", "\ufffd")], id="escape that is no UTF-8"),
+        pytest.param(b"a=%ed%a0%80", [("a", "\ufffd\ufffd\ufffd")], id="escaped surrogate"),
+        pytest.param(b"a=%25252525", [("a", "%252525")], id="decoded once"),
+        pytest.param(b"a=%", [("a", "%")], id="broken escape at the end"),
+        pytest.param(b"a=%zz%4", [("a", "%zz%4")], id="broken escapes"),
+        pytest.param(b"a=%00", [("a", "\0")], id="NUL"),
+    ],
+)
+def test_query_of_bytes_gives_fields(raw: bytes, expected: list[tuple[str, str]]) -> None:
+    """Fields are split at ``&`` alone and decoded once; every repeat is kept in order."""
+    params = parse_query(raw, 1000)
+    assert type(params) is MultiDictProxy
+    assert list(params.items()) == expected
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"a=\xff", b"a=\xed\xa0\x80", b"a=%41&b=\xc3"])
+def test_query_with_raw_bytes_that_are_no_utf8_is_refused(raw: bytes) -> None:
+    """Text is asked for, and there is none: a 400 that names the query string."""
+    with pytest.raises(MalformedRequestError) as caught:
+        parse_query(raw, 1000)
+    assert caught.value.field == "query_string"
+
+
+@pytest.mark.parametrize(
+    ("number", "limit", "is_accepted"), [(1000, 1000, True), (1001, 1000, False), (1, 0, False), (2000, None, True)]
+)
+def test_query_with_number_of_fields_is_held_to_the_limit(number: int, limit: int | None, is_accepted: bool) -> None:
+    """A limit is the most that is allowed."""
+    raw = b"&".join([b"a=1"] * number)
+    if is_accepted:
+        assert len(parse_query(raw, limit)) == number
+    else:
+        with pytest.raises(MalformedRequestError):
+            parse_query(raw, limit)
+
+
+def test_query_that_is_empty_passes_any_limit() -> None:
+    """A request without a query has no field too many, also where none is allowed."""
+    assert len(parse_query(b"", 0)) == 0
+
+
+def test_query_with_a_million_fields_is_refused_at_once() -> None:
+    """Counted before it is split, without a stall and without memory."""
+    raw = b"&".join([b"a=1"] * 1_000_000)
+    tracemalloc.start()
+    try:
+        began = process_time()
+        with pytest.raises(MalformedRequestError):
+            parse_query(raw, 1000)
+        assert process_time() - began < 0.25
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("unit", [b"%", b"%4", b"%41", b"%ff", b"+", b"=", b";", b"%25", "é".encode()])
+def test_query_of_hostile_value_takes_linear_time(unit: bytes) -> None:
+    """As long as the default limit allows, of the worst units, done at once."""
+    raw = unit * (2**16 // len(unit))
+    began = process_time()
+    parse_query(raw, 1000)
+    assert process_time() - began < 0.25
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.one_of(st.binary(max_size=60), st.text(alphabet="a=&;+%4fF é", max_size=40).map(str.encode)))
+@example(b"%c3%")
+def test_query_of_any_bytes_is_parsed_or_refused(raw: bytes) -> None:
+    """Bytes that are UTF-8 are parsed, others refused with a 400; there are never more fields than separators tell."""
+    try:
+        params = parse_query(raw, 10)
+    except MalformedRequestError:
+        assert raw.count(b"&") >= 10 or "\ufffd" in raw.decode("utf-8", "replace")
+        return
+    assert len(params) <= raw.count(b"&") + 1
+    for name, value in params.items():
+        assert (name + value).encode("utf-8") is not None
+
+
+readable = st.text(alphabet=st.characters(codec="utf-8"), max_size=8)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(readable.filter(bool), readable), max_size=8))
+@example([("&", "=;+% ")])
+def test_query_of_encoded_fields_gives_them_back(fields: list[tuple[str, str]]) -> None:
+    """What a client encodes comes out as it was."""
+    raw = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields)
+    assert list(parse_query(raw.encode("ascii"), None).items()) == fields

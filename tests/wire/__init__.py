@@ -1,0 +1,1 @@
+"""Proof on the wire: real servers, real clients, one application between them."""

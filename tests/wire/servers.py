@@ -1,0 +1,311 @@
+"""Starts, watches and stops real servers, each in a process of its own on a free port of the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+PROJECT = TESTS.parent
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+# What no server may have to say about an application that behaves.
+_COMPLAINT = re.compile(r"\bERROR\b|\[error\]|CRITICAL|Traceback|WARNING asgicore|Exception ignored|never awaited")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One way to run an application."""
+
+    name: str
+    modules: tuple[str, ...]
+    """What has to be installed; the first is what ``python -m`` runs."""
+
+    arguments: tuple[str, ...]
+    """The command line; ``{port}`` and ``{app}`` are filled in."""
+
+    http2: bool = False
+    """Whether clients speak HTTP/2 to it, by prior knowledge: no TLS."""
+
+    has_lifespan: bool = True
+    reads_body_first: bool = False
+    """Whether the application starts when the whole body is there, so that it sees nothing of the upload."""
+
+    holds_back: bool = True
+    """Whether ``send`` waits for a client that does not read."""
+
+    continues_late: bool = True
+    """Whether ``100 Continue`` is sent when the application asks for the body, and not before."""
+
+    survives_early_answers: bool = True
+    """Whether a part of the body that comes after the answer is taken for what it is."""
+
+    cuts_streams: bool = True
+    """Whether it cancels open requests when it is stopped; otherwise the application has to end them."""
+
+    tells_of_cuts: bool = False
+    """Whether it logs as errors what it cancels itself then."""
+
+
+def _hypercorn(worker: str, http2: bool) -> Kind:
+    return Kind(
+        name=f"hypercorn-{worker}-h{2 if http2 else 1}",
+        modules=("hypercorn", worker, "h2"),
+        arguments=("-k", worker, "--graceful-timeout", "1", "-b", "127.0.0.1:{port}", "{app}"),
+        http2=http2,
+        continues_late=False,
+        # Hypercorn 0.18: such a part raises KeyError, which ends the connection, and the trio worker altogether.
+        survives_early_answers=not http2,
+        tells_of_cuts=worker == "asyncio",
+    )
+
+
+def _granian(http2: bool) -> Kind:
+    return Kind(
+        name=f"granian-h{2 if http2 else 1}",
+        modules=("granian",),
+        arguments=("--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "{app}"),
+        http2=http2,
+        # It waits for open responses without end; --workers-kill-timeout does not cancel but kills.
+        cuts_streams=False,
+    )
+
+
+def _uvicorn(*implementation: str) -> tuple[str, ...]:
+    # By itself it waits for open requests without end; 1 s is what a deployment with streams would set.
+    address = ("--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown", "1")
+    return (*implementation, *address, "--no-access-log", "{app}")
+
+
+def _gunicorn(http2: bool) -> Kind:
+    return Kind(
+        name=f"gunicorn-h{2 if http2 else 1}",
+        modules=("gunicorn", "h2") if http2 else ("gunicorn",),
+        arguments=(
+            *("-k", "asgi", "-w", "1", "-b", "127.0.0.1:{port}", "--graceful-timeout", "5", "--no-control-socket"),
+            # It cancels the application itself after 3 s: long enough away to see that asgicore does.
+            *("--asgi-disconnect-grace-period", "600"),
+            *(("--http-protocols", "h2,h1", "--http2-cleartext", "prior-knowledge") if http2 else ()),
+            "{app}",
+        ),
+        http2=http2,
+        # The worker would, but takes longer than the graceful timeout after which the master kills it.
+        cuts_streams=False,
+    )
+
+
+UVICORN = Kind(
+    name="uvicorn-h11",
+    modules=("uvicorn", "h11"),
+    arguments=_uvicorn("--http", "h11", "--loop", "asyncio"),
+    tells_of_cuts=True,
+)
+
+KINDS = (
+    UVICORN,
+    Kind(
+        name="uvicorn-httptools-uvloop",
+        modules=("uvicorn", "httptools", "uvloop"),
+        arguments=_uvicorn("--http", "httptools", "--loop", "uvloop"),
+        tells_of_cuts=True,
+    ),
+    _hypercorn("asyncio", False),
+    _hypercorn("asyncio", True),
+    _hypercorn("trio", False),
+    _hypercorn("trio", True),
+    _granian(False),
+    _granian(True),
+    Kind(
+        name="daphne",
+        modules=("daphne",),
+        arguments=("-b", "127.0.0.1", "-p", "{port}", "--application-close-timeout", "600", "{app}"),
+        has_lifespan=False,
+        reads_body_first=True,
+        holds_back=False,
+        continues_late=False,
+    ),
+    _gunicorn(False),
+    _gunicorn(True),
+)
+
+
+def eventually(check: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
+    """Wait until ``check()`` holds; it is asked every few milliseconds.
+
+    Raises:
+        AssertionError: It does not hold after ``seconds``.
+    """
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, f"{what} within {seconds:g} s"
+        time.sleep(0.005)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A server under way.
+
+    Args:
+        kind: What to start; skips the test if it is not installed.
+        directory: Where its log and the events of the application go.
+        app: The application, ``module:name``.
+        environment: Variables for the application.
+    """
+
+    def __init__(
+        self, kind: Kind, directory: Path, app: str = "wire.site:app", environment: Mapping[str, str] | None = None
+    ) -> None:
+        for module in kind.modules:
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"{module} is not installed")
+        self.kind = kind
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = directory / "log"
+        self._events = directory / "events"
+        self._events.touch()
+        self._is_terminated = False
+        arguments = [argument.format(port=self.port, app=app) for argument in kind.arguments]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", kind.modules[0], *arguments],
+                cwd=PROJECT,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(TESTS), str(PROJECT)]),
+                    "PYTHONUNBUFFERED": "1",
+                    "WIRE_EVENTS": str(self._events),
+                    **(environment or {}),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Workers belong to its group, so that none of them can stay behind.
+                start_new_session=True,
+            )
+        try:
+            self._await_answer()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _await_answer(self) -> None:
+        eventually(self._connects, f"{self.kind.name} takes connections", START_SECONDS)
+        # Some listen before the application is there; the first request waits for it.
+        with self.client(timeout=START_SECONDS) as client:
+            client.get("/").raise_for_status()
+
+    def _connects(self) -> bool:
+        assert self.process.poll() is None, f"{self.kind.name} ended:\n{self.log}"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    # --- what it tells -------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        """What it wrote to its standard streams."""
+        return self._log.read_text(errors="replace")
+
+    def complaints(self, *, of: str = "") -> list[str]:
+        """The lines of the log that tell of an error; those of one logger alone if ``of`` names it."""
+        return [line for line in self.log.splitlines() if _COMPLAINT.search(line) and of in line]
+
+    def events(self, ident: str) -> list[str]:
+        """What the application recorded under ``ident``, in order."""
+        lines = self._events.read_text().splitlines()
+        return [line.removeprefix(f"{ident} ") for line in lines if line.startswith(f"{ident} ")]
+
+    def await_event(self, ident: str, what: str, seconds: float = 5.0) -> None:
+        """Wait until the application has recorded ``what`` under ``ident``."""
+        eventually(lambda: what in self.events(ident), f"{self.kind.name}: {ident} {what}", seconds)
+
+    # --- clients -------------------------------------------------------------------------------------
+
+    def client(self, timeout: float = 30.0) -> httpx.Client:
+        """A client that speaks the protocol of this kind."""
+        http2 = self.kind.http2
+        return httpx.Client(base_url=self.url, http1=not http2, http2=http2, timeout=timeout, trust_env=False)
+
+    def async_client(self, timeout: float = 30.0) -> httpx.AsyncClient:
+        """The same for many requests at once."""
+        http2 = self.kind.http2
+        return httpx.AsyncClient(
+            base_url=self.url,
+            http1=not http2,
+            http2=http2,
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=100),
+            trust_env=False,
+        )
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    def terminate(self, *, whole_group: bool = False) -> None:
+        """Ask it to end, by SIGTERM; once. ``whole_group`` asks its workers, too, as process managers do."""
+        if not self._is_terminated:
+            self._is_terminated = True
+            if whole_group:
+                os.killpg(self.process.pid, signal.SIGTERM)
+            else:
+                self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Ask it to end and wait for that.
+
+        Raises:
+            AssertionError: It is still there after ``seconds``, or ended by something else.
+        """
+        self.terminate()
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.kind.name} did not end within {seconds:g} s:\n{self.log}") from None
+        finally:
+            self.kill()
+        # Some raise the signal again when they are done, as the manual of signals recommends.
+        assert code in (0, -signal.SIGTERM), f"{self.kind.name} ended with {code}:\n{self.log}"
+
+    def kill(self) -> None:
+        """Make sure that neither it nor a worker of it is left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(5)
+
+
+@contextlib.contextmanager
+def running(
+    kind: Kind, directory: Path, app: str = "wire.site:app", environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """A server for the length of a block; it has to end when it is asked to."""
+    server = Server(kind, directory, app, environment)
+    try:
+        yield server
+    except BaseException:
+        server.kill()
+        raise
+    server.stop()
