@@ -54,9 +54,14 @@ _COROUTINE: Final[type[Any]] = CoroutineType
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
+def _kind(message: object) -> object:
+    """The type of a message; what is no message is its own type, and an unknown one."""
+    return message.get("type") if isinstance(message, Mapping) else message
+
+
 def _is_last(message: Message | None) -> bool:
     """Whether a message read ahead ends the body."""
-    return message is not None and message.get("type") == "http.request" and not message.get("more_body")
+    return message is not None and _kind(message) == "http.request" and not message.get("more_body")
 
 
 class Body:
@@ -75,6 +80,8 @@ class Body:
     state: RequestState = _READING
     is_disconnected: bool = False
     """Whether the client is known to have left."""
+    is_alone: bool = False
+    """Whether no handler listens for the disconnect."""
     failure: BaseException | None = None
     """Why nothing more can be received."""
     needs_closing: bool = False
@@ -149,11 +156,10 @@ class Body:
         self._reading = True
         try:
             return await message
-        except BodyTimeoutError as exc:
-            self.fail(exc)
-            raise
         except OSError:
             return _DISCONNECT
+        except Exception as exc:
+            raise self.fail(exc) from None
         finally:
             self._reading = False
 
@@ -181,7 +187,7 @@ class Body:
         Returns:
             Its part of the body, ``b""`` where there is none.
         """
-        kind = message.get("type") if isinstance(message, Mapping) else message
+        kind = _kind(message)
         if kind == "http.disconnect":
             self._ahead = None
             self.leave()
@@ -226,6 +232,8 @@ class Body:
         """Remember why nothing more can be received; whoever asks for more gets the same again."""
         self.failure = failure
         self._ahead = _FAILED
+        if self._left is not None:
+            self._left.set()
         return failure
 
     def _move(self, event: RequestEvent) -> None:
@@ -269,6 +277,8 @@ class Body:
                         message = await receive() if self._ahead is None else await self._take()
                     except OSError:
                         message = _DISCONNECT
+                    except Exception as exc:
+                        raise self.fail(exc) from None
                     # The usual message, with as few operations as can be: at 64 KiB a part they are most of the cost.
                     try:
                         part, more, kind = message["body"], message["more_body"], message["type"]
@@ -339,6 +349,8 @@ class Body:
             message: Message = stop.value
         except OSError:
             message = _DISCONNECT
+        except Exception as exc:
+            raise self.fail(exc) from None
         else:
             return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
         try:
@@ -512,7 +524,7 @@ class Body:
                 self._put_ahead(None)
                 raise
             self._put_ahead(message)
-            if message.get("type") == "http.disconnect":
+            if _kind(message) == "http.disconnect":
                 self._ahead = _DISCONNECT
                 self.leave()
         await self._wait_for_disconnect()
@@ -539,7 +551,7 @@ class Body:
                 message = await self._receive()
             except OSError:
                 message = _DISCONNECT
-            kind = message.get("type")
+            kind = _kind(message)
             if kind == "http.disconnect":
                 self.leave()
             elif kind != "http.request":
@@ -554,11 +566,19 @@ class Body:
             self._parked.set()
 
     async def wait_disconnected(self) -> None:
-        """Return when the client has left."""
-        if not self.is_disconnected:
+        """Return when the client has left.
+
+        Raises:
+            Exception: What ``receive`` raised: no disconnect can come any more.
+        """
+        if self.is_alone:
+            await self.listen()
+        elif not self.is_disconnected:
             if self._left is None:
                 self._left = Event()
             await self._left.wait()
+            if self.failure is not None and not self.is_disconnected:
+                raise self.failure
 
     # --- closing -------------------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ __all__ = ["SameSite", "build_set_cookie", "parse_cookies"]
 
 SameSite: TypeAlias = Literal["lax", "strict", "none"]
 
+# 300 years; browsers cap the age of a cookie at 400 days (RFC 6265bis section 5.5).
+_MAX_SECONDS: Final = 10**10
+
 _ESCAPE: Final = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 
@@ -44,13 +47,13 @@ def parse_cookies(values: list[bytes], limits: Limits) -> dict[str, str]:
     cookies: dict[str, str] = {}
     for pair in text.split(";"):
         name, equals, value = pair.partition("=")
-        name = name.strip()
+        name = name.strip(" \t")
         if name and equals:
             cookies[name] = value
     # As a second step, because few values need it: three tests for all cookies in place of three for each.
     if '"' in text or "= " in text or " ;" in text or "\t" in text or text[-1:] == " ":
         for name, value in cookies.items():
-            value = value.strip()
+            value = value.strip(" \t")
             cookies[name] = _unquote(value) if value[:1] == '"' else value
     return cookies
 
@@ -59,7 +62,12 @@ def _unquote(value: str) -> str:
     """Undo the quoting of ``http.cookies`` and Werkzeug, in one linear pass."""
     if len(value) < 2 or value[-1] != '"':
         return value
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
+    text = _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
+    try:
+        # Werkzeug writes the bytes of UTF-8 in octal, http.cookies those of latin-1.
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def build_set_cookie(
@@ -90,9 +98,9 @@ def build_set_cookie(
             f"the value {value!r} may not hold blanks, controls, commas, semicolons, backslashes, inner quotes or "
             "non-ASCII; encode it (urllib.parse.quote)",
         )
-    if path is not None and not _grammar.COOKIE_PATH.fullmatch(path):
+    if path is not None and not (isinstance(path, str) and _grammar.COOKIE_PATH.fullmatch(path)):
         raise _fault(key, f"the path {path!r} may not hold semicolons, controls or non-ASCII")
-    if domain is not None and not _grammar.COOKIE_DOMAIN.fullmatch(domain):
+    if domain is not None and not (isinstance(domain, str) and _grammar.COOKIE_DOMAIN.fullmatch(domain)):
         raise _fault(key, f"the domain {domain!r} may hold only letters, digits, dots and hyphens")
     if samesite is not None and samesite not in ("lax", "strict", "none"):
         raise _fault(key, f"samesite is 'lax', 'strict', 'none' or None, not {samesite!r}")
@@ -113,6 +121,8 @@ def build_set_cookie(
             max_age = int(max_age.total_seconds())
         if isinstance(max_age, bool) or not isinstance(max_age, int):
             raise _fault(key, f"max_age takes whole seconds or a timedelta, not {max_age!r}")
+        if abs(max_age) > _MAX_SECONDS:
+            raise _fault(key, f"max_age is beyond {_MAX_SECONDS} seconds")
         parts.append(f"Max-Age={max_age}")
     if expires is not None:
         parts.append(f"Expires={_expires(key, expires)}")
@@ -136,11 +146,14 @@ def _expires(key: str, expires: datetime | str | int) -> str:
     # Imported where it is used: the package behind it is a tenth of our import time.
     from email.utils import format_datetime, formatdate
 
-    if isinstance(expires, datetime):
-        aware = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
-        return format_datetime(aware, usegmt=True)
-    if isinstance(expires, int) and not isinstance(expires, bool):
-        return formatdate(time() + expires, usegmt=True)
+    try:
+        if isinstance(expires, datetime):
+            aware = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
+            return format_datetime(aware, usegmt=True)
+        if isinstance(expires, int) and not isinstance(expires, bool):
+            return formatdate(time() + expires, usegmt=True)
+    except (OverflowError, ValueError, OSError):
+        raise _fault(key, "expires is beyond the calendar") from None
     if isinstance(expires, str) and _grammar.COOKIE_PATH.fullmatch(expires):
         return expires
     raise _fault(key, f"expires takes a datetime, seconds from now or an HTTP date, not {expires!r}")

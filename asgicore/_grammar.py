@@ -12,8 +12,9 @@ from typing import Final
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 # RFC 9110 section 5.5: field-value holds VCHAR, SP, HTAB and obs-text (0x80-0xFF); CR, LF, NUL and the other
-# controls must not be sent. Text outside latin-1 has no encoding in a header.
-NOT_FIELD_VALUE: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+# controls must not be sent. Text outside latin-1 has no encoding in a header. U+0085 is refused as well: it is a
+# line break to whoever reads the field as text.
+NOT_FIELD_VALUE: Final = re.compile(r"[^\t\x20-\x7e\x80-\x84\x86-\xff]")
 NOT_FIELD_VALUE_BYTES: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 # RFC 9110 section 8.6: Content-Length = 1*DIGIT. Fifteen digits are a petabyte: enough, and far below the
@@ -38,4 +39,7 @@ HOST: Final = re.compile(r"(?:\[[A-Za-z0-9\-._~!$&'()*+,;=:%]+\]|[A-Za-z0-9\-._~
 
 # Controls that no request target may hold (RFC 3986 section 2: URIs are printable ASCII), looked for in the
 # decoded path, where %0a has become a newline.
+# RFC 3986 section 2: a URL is made of printable ASCII.
+NOT_URL: Final = re.compile(rb"[^\x21-\x7e]")
+
 PATH_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")

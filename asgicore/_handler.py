@@ -272,7 +272,7 @@ class Handler:
                     await self._dismiss(exchange, listener)
             finally:
                 if (body.needs_closing or exchange.needs_closing or self._is_told_of_ends) and not exchange.is_dropped:
-                    await run_shielded(self._close(exchange), limits.close_timeout_seconds)
+                    await self._close(exchange)
 
     def _attend(self, exchange: _Exchange) -> Listener:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
@@ -342,7 +342,7 @@ class Handler:
 
     def _answer(self, exchange: _Exchange, exc: Exception) -> Response:
         """The response to an exception; raises it where nobody is there to get one."""
-        if exchange.is_gone or isinstance(exc, ServerProtocolError):
+        if exchange.is_gone or (exc is exchange.body.failure and not isinstance(exc, RequestError)):
             raise exc
         if isinstance(exc, HTTPError):
             if isinstance(exc, RequestError):
@@ -379,23 +379,35 @@ class Handler:
 
     async def _close(self, exchange: _Exchange) -> None:
         """Close everything, whatever fails on the way."""
-        closers: list[Callable[[], Awaitable[None]]] = [
-            response.aclose for response in (*exchange.replaced, exchange.response) if response is not None
+        closers: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            response.aclose
+            for response in (*exchange.replaced, exchange.response)
+            if response is not None and type(response).aclose is not Response.aclose
         ]
         if self._is_told_of_ends:
             if exchange.is_gone:
                 closers.append(lambda: self.client_left(exchange.request, exchange.phase))
             closers.append(lambda: self.request_finished(exchange.request, exchange.response))
         closers.append(exchange.body.aclose)
+        interrupted: BaseException | None = None
+        for close in closers:
+            try:
+                await run_shielded(self._close_one(exchange, close), self.limits.close_timeout_seconds)
+            except BaseException as exc:
+                interrupted = exc  # a cancellation that was held back: first the rest is closed
+        exchange.body.close_nowait()
+        if interrupted is not None:
+            try:
+                raise interrupted
+            finally:
+                interrupted = None
+
+    async def _close_one(self, exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            for close in closers:
-                try:
-                    await close()
-                except Exception as exc:
-                    level = logging.INFO if exchange.is_gone else logging.ERROR
-                    logger.log(level, "closing %s failed", str(exchange), exc_info=exc)
-        finally:
-            exchange.body.close_nowait()
+            await close()
+        except Exception as exc:
+            level = logging.INFO if exchange.is_gone else logging.ERROR
+            logger.log(level, "closing %s failed", str(exchange), exc_info=exc)
 
     async def aclose(self, grace_seconds: float = 5.0) -> None:
         """End the requests that wait for something, for a shutdown that long streams would hold up.

@@ -87,7 +87,7 @@ def parse_content_length(value: bytes) -> int:
         MalformedRequestError: It is no number of bytes.
     """
     # RFC 9110 section 8.6 lets a recipient take "42, 42" for 42; servers that fold repeats produce it.
-    values = set(value.replace(b" ", b"").replace(b"\t", b"").split(b",")) if b"," in value else (value.strip(b" \t"),)
+    values = {member.strip(b" \t") for member in value.split(b",")}
     if len(values) == 1:
         (digits,) = values
         if _grammar.CONTENT_LENGTH.fullmatch(digits):
@@ -114,7 +114,7 @@ def decode_request_headers(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDictPro
     """The fields as text (latin-1, RFC 9110 section 5.5), every repeat kept in order."""
     known = _KNOWN.get
     try:
-        pairs = [(known(name) or name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+        pairs = [(known(name) or name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
     except (AttributeError, TypeError, ValueError):
         raise MalformedRequestError("headers", NO_PAIR) from None
     return CIMultiDictProxy(CIMultiDict(pairs))
@@ -192,6 +192,9 @@ _NAMES: Final = {
 }
 
 
+_BLANK: Final = "the value begins or ends with a blank"
+
+
 def encode_name(name: object) -> bytes:
     """Check a field name (RFC 9110 section 5.1) and encode it in lower case.
 
@@ -226,7 +229,7 @@ def encode_value(name: str, value: object) -> bytes:
                 name, f"the value holds {illegal.group()!r}; controls and characters outside latin-1 cannot be sent"
             )
     if value and (value[0] in " \t" or value[-1] in " \t"):
-        raise InvalidHeaderError(name, "the value begins or ends with a blank")
+        raise InvalidHeaderError(name, _BLANK)
     return value.encode("latin-1")
 
 
@@ -271,6 +274,8 @@ def check_raw_headers(headers: Iterable[Any]) -> RawHeaders:
         lower = encode_name(name.decode("latin-1"))
         if _grammar.NOT_FIELD_VALUE_BYTES.search(value):
             raise InvalidHeaderError(lower.decode("ascii"), "the value holds a control character")
+        if value != value.strip(b" \t"):
+            raise InvalidHeaderError(lower.decode("ascii"), _BLANK)
         checked.append((lower, value))
     return checked
 

@@ -20,7 +20,7 @@ def parse_query(raw: bytes, max_params: int | None) -> MultiDictProxy[str]:
         MalformedRequestError: More than ``max_params`` fields, or raw bytes that are no UTF-8.
     """
     # Counted before anything is split, so that a million fields cost one scan.
-    if max_params is not None and raw.count(b"&") >= max_params:
+    if max_params is not None and raw and raw.count(b"&") >= max_params:
         raise MalformedRequestError("query_string", f"more than {max_params} fields")
     try:
         text = raw.decode("utf-8")

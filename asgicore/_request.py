@@ -50,7 +50,11 @@ class Request:
 
     def __init__(self, scope: Scope, receive: Receive | Body, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.scope = scope
-        self._body = receive if isinstance(receive, Body) else Body(receive, limits)
+        if isinstance(receive, Body):
+            self._body = receive
+        else:
+            self._body = Body(receive, limits)
+            self._body.is_alone = True
         self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None
@@ -136,16 +140,19 @@ class Request:
     def raw_headers(self) -> RawHeaders:
         """The header fields as they came: pairs of bytes, names in lower case."""
         try:
-            return [(name.lower(), value) for name, value in self._fields()]
+            raw = [(name.lower(), value) for name, value in self._fields()]
+            if all(isinstance(name, bytes) and isinstance(value, bytes) for name, value in raw):
+                return raw
+            raise TypeError
         except (AttributeError, TypeError, ValueError):
             raise MalformedRequestError("headers", NO_PAIR) from None
 
     def _fields(self) -> list[Any]:
         raw: list[Any] | None = self._raw
         if raw is None:
-            fields: Any = self.scope.get("headers")
+            fields = self.scope.get("headers")
             try:
-                raw = cast("list[Any]", fields if type(fields) is list else [*(fields or ())])
+                raw = fields if type(fields) is list else [*(fields or ())]
             except TypeError:
                 raise MalformedRequestError("headers", NO_PAIR) from None
             self._raw = raw
@@ -153,7 +160,10 @@ class Request:
 
     def _field(self, name: bytes) -> bytes | None:
         try:
-            return find(self._fields(), name)
+            value = find(self._fields(), name)
+            if value is None or isinstance(value, bytes):
+                return value
+            raise TypeError
         except (AttributeError, TypeError, ValueError):
             raise MalformedRequestError("headers", NO_PAIR) from None
 

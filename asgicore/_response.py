@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from ._callables import is_async_callable
 from ._cookies import SameSite, build_set_cookie
-from ._grammar import CONTENT_LENGTH
-from ._headers import Headers, encode_field, find, pairs
+from ._grammar import CONTENT_LENGTH, PATH_CONTROL
+from ._headers import Headers, encode_field, encode_name, find, pairs
 from .errors import ContentLengthError, InvalidHeaderError, ResponseStateError, is_status
 from .types import HeadersInput, RawHeaders
 
@@ -97,8 +97,8 @@ class Response:
         self._headers = None
         self._body = body
         if headers is None:
-            kind = content_type or default
-            self._raw = [] if kind is None else [_CONTENT_TYPES.get(kind) or encode_field("content-type", kind)]
+            kind = default if content_type is None else content_type
+            self._raw = [] if kind is None else [_content_type(kind)]
             length = None
         else:
             self._raw = _fields(headers, content_type, default)
@@ -133,14 +133,16 @@ class Response:
             InvalidHeaderError: A field must not leave, or ``content-length`` is given more than once.
             ContentLengthError: The declared length is not that of the body.
         """
-        raw = self._raw
+        raw = self._raw.copy()
         if self._headers is not None:
             raw = self._headers.raw()
             self._check_length(raw)
-        if self.status_code < 200 or self.status_code == 204 or (self.status_code == 304 and not self._body):
+        status = self.status_code
+        if type(status) is not int or not 200 <= status <= 599:
+            status = _status(status)
+        if status in (204, 304) or status < 200:
             # RFC 9110 section 8.6: no length on 1xx and 204; on 304 that of the representation, which 0 is not.
-            kept = self.status_code == 304
-            raw = [(name, value) for name, value in raw if name != b"content-length" or (kept and value != b"0")]
+            raw = [field for field in raw if field[0] != b"content-length" or (status == 304 and field[1] != b"0")]
         return raw
 
     def _check_length(self, raw: RawHeaders) -> None:
@@ -217,7 +219,7 @@ class Response:
             InvalidHeaderError: As :meth:`set_cookie`.
         """
         # Browsers ignore a deletion that the name's prefix does not allow.
-        secure = secure or samesite == "none" or key.lower().startswith(("__secure-", "__host-"))
+        secure = secure or samesite == "none" or str(key).lower().startswith(("__secure-", "__host-"))
         self.set_cookie(key, "", 0, 0, path, domain, secure, httponly, samesite, partitioned)
 
     async def aclose(self) -> None:
@@ -238,6 +240,11 @@ def _check_background(background: object) -> None:
         raise TypeError(f"background takes an async function without arguments, not {background!r}")
 
 
+def _content_type(value: str) -> tuple[bytes, bytes]:
+    # Only a str is looked up: anything else may not even have a hash, and is refused.
+    return (isinstance(value, str) and _CONTENT_TYPES.get(value)) or encode_field("content-type", value)
+
+
 def _fields(headers: HeadersInput | None, content_type: str | None, default: str | None) -> RawHeaders:
     """Check and encode a ``headers=`` argument, with a type that overrides it or a default that does not."""
     raw = [encode_field(name, value) for name, value in pairs(headers)]
@@ -246,7 +253,7 @@ def _fields(headers: HeadersInput | None, content_type: str | None, default: str
     elif find(raw, b"content-type") is None:
         content_type = default
     if content_type is not None:
-        raw.append(_CONTENT_TYPES.get(content_type) or encode_field("content-type", content_type))
+        raw.append(_content_type(content_type))
     return raw
 
 
@@ -305,7 +312,11 @@ class JSONResponse(Response):
         background: Background | None = None,
         dumps: Callable[[Any], str | bytes] = _encode_json,
     ) -> None:
-        super().__init__(dumps(content), status_code, headers, content_type, background=background)
+        text = dumps(content)
+        if isinstance(text, str):
+            # A lone surrogate, which JSON may hold, has no UTF-8 form; its escape is what JSON writes for it.
+            text = text.encode(errors="backslashreplace")
+        super().__init__(text, status_code, headers, content_type, background=background)
 
 
 # RFC 3986 reserved and unreserved characters and "%", so that what is escaped already stays as it is.
@@ -339,12 +350,13 @@ class RedirectResponse(Response):
         if not is_status(status_code) or not 300 <= status_code <= 399:
             raise ValueError(f"a redirect takes a status from 300 to 399, not {status_code!r}")
         # Controls would be escaped, and so hidden; a newline in a target is an attack or a mistake.
-        encode_field("location", "".join(char for char in str(url) if char < "\x80"))
+        if PATH_CONTROL.search(url):
+            raise InvalidHeaderError("location", "the URL holds a control character")
         try:
-            location = quote(str(url), safe=_URL_SAFE)
+            location = quote(url, safe=_URL_SAFE)
         except UnicodeEncodeError:
             raise InvalidHeaderError("location", "the URL holds characters that have no UTF-8 form") from None
-        kept = [pair for pair in pairs(headers) if pair[0].lower() != "location"]
+        kept = [(name, value) for name, value in pairs(headers) if encode_name(name) != b"location"]
         super().__init__(b"", status_code, [("location", location), *kept], background=background)
 
 

@@ -105,13 +105,11 @@ def build_url(scheme: str, host: str, path: str, raw_path: bytes | None, query_s
     """
     try:
         # raw_path has no query by the specification, but some servers leave it in.
-        target = raw_path.partition(b"?")[0].decode("ascii") if raw_path else quote(path, safe=_PATH_SAFE)
-        query = query_string.decode("ascii")
-    except UnicodeDecodeError:
-        raise MalformedRequestError(
-            "url", "the target holds bytes that are not ASCII and not percent-encoded"
-        ) from None
+        target = raw_path.partition(b"?")[0] if raw_path else quote(path, safe=_PATH_SAFE).encode()
     except UnicodeEncodeError:
         raise MalformedRequestError("path", "holds characters that have no UTF-8 form") from None
+    if _grammar.NOT_URL.search(target) or _grammar.NOT_URL.search(query_string):
+        raise MalformedRequestError("url", "the target holds characters that must be percent-encoded")
     authority = f"{scheme}://{host}" if host else ""
-    return f"{authority}{target}?{query}" if query else f"{authority}{target}"
+    query = f"?{query_string.decode('ascii')}" if query_string else ""
+    return f"{authority}{target.decode('ascii')}{query}"

@@ -14,6 +14,7 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -215,21 +216,37 @@ async def run_shielded(work: Coroutine[Any, Any, None], seconds: float | None) -
     An anyio shield does not hold against a native ``Task.cancel()``, which is what servers use. On asyncio
     such a cancellation is held back and raised when the cleanup has ended. ``work`` must not raise.
     """
+    if is_trio():
+        await _run_until(work, seconds)
+        return
+    mark = object()
+    token = _cleanup.set(mark)
+    try:
+        await _hold(_run_until(work, seconds), mark)
+    finally:
+        _cleanup.reset(token)
+
+
+async def _run_until(work: Coroutine[Any, Any, None], seconds: float | None) -> None:
     with CancelScope(shield=True) if seconds is None else move_on_after(seconds, shield=True) as scope:
-        await (work if is_trio() else _hold(work))
+        await work
     if scope.cancelled_caught:
         logger.warning("cleanup did not end within %g seconds and was cancelled", seconds)
+
+
+# Set while a cleanup runs, and so in every callback and task that begins in it: a timeout, task group or scope
+# inside of the cleanup cancels the task from there, and must; whoever cancels without it is outside.
+_cleanup: ContextVar[object] = ContextVar("asgicore_cleanup", default=None)
 
 
 class _Guard(asyncio.Future[None]):
     """What the task waits for in place of the cleanup's own future."""
 
-    refused = False
+    mark: object = None
+    refused: bool = False
 
     def cancel(self, msg: Any | None = None) -> bool:
-        # Timeouts, task groups and scopes inside of the cleanup cancel the task too, and must. They do it from
-        # asyncio or anyio; whoever calls Task.cancel() from elsewhere is outside.
-        if sys._getframe(1).f_globals.get("__name__", "").startswith(("asyncio.", "anyio.")):
+        if _cleanup.get() is self.mark:
             return super().cancel(msg)
         self.refused = True
         return True
@@ -240,7 +257,7 @@ class _Guard(asyncio.Future[None]):
 
 
 @types.coroutine
-def _hold(coro: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, None]:
     loop = asyncio.get_running_loop()
     refused = False
     step: Callable[[Any], Any] = coro.send
@@ -250,6 +267,7 @@ def _hold(coro: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
             waited = step(argument)
             step, argument = coro.send, None
             guard = _Guard(loop=loop)
+            guard.mark = mark
             if waited is None:  # a bare yield: one turn of the loop
                 loop.call_soon(guard.settle, None)
             else:

@@ -85,7 +85,7 @@ class HTTPError(AsgicoreError):
         self.status_code = int(status_code)
         self.detail = _phrase(self.status_code) if detail is None else detail
         self.headers = headers
-        super().__init__(self.status_code, self.detail)
+        super().__init__(status_code, detail, headers)
 
     def __str__(self) -> str:
         return f"{self.status_code} {self.detail}"
@@ -115,6 +115,7 @@ class RequestError(HTTPError):
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
         super().__init__(self.status_hint, f"{field}: {reason}")
+        self.args = (field, reason)
 
 
 class MalformedRequestError(RequestError):
@@ -146,6 +147,7 @@ class BodyTooLargeError(RequestError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__("body", f"larger than the limit of {limit} bytes")
+        self.args = (limit,)
 
 
 class BodyTimeoutError(RequestError):
@@ -157,6 +159,7 @@ class BodyTimeoutError(RequestError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__("body", f"nothing received for {seconds:g} seconds")
+        self.args = (seconds,)
 
 
 class UsageError(AsgicoreError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["Message", "RawHeaders", "Receive", "Scope", "Send"]
+__all__ = ["HeadersInput", "Message", "RawHeaders", "Receive", "Scope", "Send"]
 
 Scope: TypeAlias = Mapping[str, Any]
 """The connection scope, ASGI specification, "Connection scope"."""

@@ -98,9 +98,10 @@ PAGE = """<!doctype html>
     --good: light-dark(#157347, #5fd39b); --bad: light-dark(#b3261e, #ff8f85);
   }
   * { box-sizing: border-box; }
+  [hidden] { display: none !important; }
   body { margin: 0; padding: 3rem 1.25rem; background: var(--page); color: var(--text);
     font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-  main { max-width: 42rem; margin: auto; }
+  main { max-width: 44rem; margin: auto; }
   h1 { margin: 0; font-size: 1.9rem; letter-spacing: -.02em; line-height: 1.2; }
   h2 { margin: 0 0 .25rem; font-size: 1.15rem; }
   p { margin: 0 0 1rem; color: var(--quiet); }

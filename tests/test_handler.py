@@ -31,7 +31,7 @@ from asgicore import (
     StreamingResponse,
 )
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, living_tasks, on_trio, spawned, turn
+from faults import Server, check_messages, living_tasks, spawned, turn
 
 
 async def hello(request: Request) -> Response:
@@ -489,15 +489,6 @@ async def test_handler_http_error_with_illegal_headers_is_a_500(caplog: pytest.L
 async def test_handler_uncaught_exception_is_a_500_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Any other exception is logged once with method, quoted path and traceback, and answered without a word of it."""
     error = RuntimeError("secret one")
-    channel = await call(
-        fails(error),
-        body_messages(b"secret two"),
-        method="POST",
-        path="/a b\r\nforged\x1b[1m".replace("\r\n\x1b", ""),
-        query_string=b"q=secret-three",
-        headers=[(b"host", b"h"), (b"authorization", b"secret four")],
-    )
-    assert channel.status == 400  # control characters never get that far
     channel = await call(
         fails(error),
         body_messages(b"secret two"),
@@ -1335,7 +1326,7 @@ async def test_handler_aclose_while_the_start_is_being_sent_stays_legal() -> Non
     blocked = anyio.Event()
 
     async def blocks(index: int, message: Message) -> None:
-        if index == 0:
+        if message["type"] == "http.response.start":
             await blocked.wait()
 
     async def endpoint(request: Request) -> Response:
@@ -1425,4 +1416,3 @@ async def test_handler_is_reentrant_for_requests_at_once() -> None:
         for server in servers:
             group.start_soon(handler, http_scope(), server.receive, server.send)
     assert [server.body for server in servers] == [b"%d" % number for number in range(50)]
-    assert on_trio() in (True, False)

@@ -138,7 +138,7 @@ def test_root_path_of_any_path_loses_nothing(path: str, root_path: str) -> None:
         pytest.param(("127.0.0.1", 80), ("127.0.0.1", 80), id="tuple"),
         pytest.param(["127.0.0.1", 80], ("127.0.0.1", 80), id="list"),
         pytest.param(("127.0.0.1", "8000"), ("127.0.0.1", 8000), id="Granian: port as text"),
-        pytest.param(("/tmp/s.sock", None), ("/tmp/s.sock", None), id="unix socket"),
+        pytest.param(("/run/s.sock", None), ("/run/s.sock", None), id="unix socket"),
         pytest.param(("::1", 80), ("::1", 80), id="IPv6"),
         pytest.param(None, None, id="missing"),
         pytest.param((), None, id="empty"),
@@ -259,7 +259,7 @@ def test_host_of_hostile_length_takes_linear_time(unit: bytes) -> None:
     ("server", "scheme", "expected"),
     [
         (None, "http", ""),
-        (("/tmp/s.sock", None), "http", ""),
+        (("/run/s.sock", None), "http", ""),
         (("a", 80), "http", "a"),
         (("a", 443), "https", "a"),
         (("a", 80), "ws", "a"),

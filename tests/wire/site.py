@@ -151,8 +151,8 @@ async def flood(request: Request) -> Response:
                 yield _NOISE
                 count += 1
         finally:
+            record(request, str(count * len(_NOISE)))
             record(request, "closed")
-            record(request, f"sent {count * len(_NOISE)}")
 
     return StreamingResponse(produce())
 

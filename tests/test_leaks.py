@@ -1,0 +1,291 @@
+"""What a request leaves behind: no reference cycle, file descriptor, thread or task."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
+from fakes import DISCONNECT, EMPTY, Message, body_messages, http_scope
+from faults import Server, check_messages, living_tasks, on_trio, open_files, turn
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    """What is garbage stays until it is counted."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def hello(request: Request) -> Response:
+    return Response(b"hello")
+
+
+async def waits(request: Request) -> Response:
+    await checkpoint()
+    return Response(b"hello")
+
+
+async def json(request: Request) -> Response:
+    return JSONResponse({"got": (await request.json())["name"]})
+
+
+async def streams(request: Request) -> Response:
+    async def parts() -> AsyncIterator[bytes]:
+        for number in range(3):
+            yield b"%d" % number
+            await checkpoint()
+
+    return StreamingResponse(parts())
+
+
+async def uploads(request: Request) -> Response:
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+    file = await request.file()
+    return Response(b"%d %d" % (size, len(file.read())))
+
+
+async def works_later(request: Request) -> Response:
+    async def background() -> None:
+        await checkpoint()
+
+    return Response(b"hello", background=background)
+
+
+async def fails(request: Request) -> Response:
+    raise RuntimeError("no")
+
+
+async def refuses(request: Request) -> Response:
+    await checkpoint()
+    raise HTTPError(404)
+
+
+async def fails_midway(request: Request) -> Response:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise RuntimeError("midway")
+
+    return StreamingResponse(parts())
+
+
+class Plain:
+    """Channels without a class of anyio's, so that what they leave behind is known: nothing."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._rest = iter(messages)
+
+    async def receive(self) -> Message:
+        for message in self._rest:
+            return message
+        await anyio.sleep_forever()
+        raise AssertionError("not reached")
+
+    async def send(self, message: Message) -> None:
+        pass
+
+
+SCOPE = http_scope(method="POST")
+
+
+async def collected(app: Callable[..., Awaitable[None]], messages: list[Message], times: int) -> int:
+    """How many objects the collector finds after so many requests."""
+
+    async def requests(number: int) -> None:
+        for _ in range(number):
+            channel = Plain(messages)
+            try:
+                await app(SCOPE, channel.receive, channel.send)
+            except RuntimeError:
+                pass
+
+    # Caches fill with the first requests, of the backend and of logging too.
+    await requests(5)
+    await turn(3)
+    gc.collect()
+    await requests(times)
+    await turn(3)
+    return gc.collect()
+
+
+async def raw(scope: Any, receive: Any, send: Any) -> None:
+    """What a bare application does for one request that waits: it has a task beside it while it does."""
+    message = await receive()
+    async with anyio.create_task_group() as group:
+        group.start_soon(receive)
+        await checkpoint()
+        group.cancel_scope.cancel()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": message["body"], "more_body": False})
+
+
+SUCCESSES: dict[str, tuple[Callable[[Request], Awaitable[Response]], list[Message], int, dict[str, Any]]] = {
+    "hello": (hello, [EMPTY], 1000, {}),
+    "hello, notify": (hello, [EMPTY], 1000, {"on_disconnect": "notify"}),
+    "hello, unread": (hello, [EMPTY], 1000, {"body": "stream"}),
+    "waiting": (waits, [EMPTY], 1000, {}),
+    "waiting, notify": (waits, [EMPTY], 1000, {"on_disconnect": "notify"}),
+    "waiting, debug": (waits, [EMPTY], 1000, {"debug": True}),
+    "waiting, unread": (waits, body_messages(b"a", b"b"), 1000, {"body": "stream"}),
+    "json": (json, body_messages(b'{"name": "x"}'), 1000, {}),
+    "json, streamed": (json, body_messages(b'{"name":', b' "x"}'), 1000, {"body": "stream"}),
+    "stream": (streams, [EMPTY], 1000, {}),
+    "background": (works_later, [EMPTY], 1000, {}),
+    "upload": (uploads, body_messages(*[bytes(1000)] * 4), 30, {}),
+    "refused": (refuses, [EMPTY], 1000, {}),
+}
+
+
+@pytest.mark.parametrize("name", SUCCESSES)
+async def test_leaks_nothing_to_collect_after_requests_that_succeed(name: str) -> None:
+    """With the collector off, 1,000 requests leave nothing for it on asyncio, and on trio no more than trio does."""
+    endpoint, messages, times, options = SUCCESSES[name]
+    handler = Handler(endpoint, limits=Limits(spool_threshold_bytes=2000), **options)
+    found = await collected(handler, messages, times)
+    if on_trio():
+        # A cancelled task of trio's is a cycle of its own: exception, traceback and frame.
+        bare = await collected(raw, messages, times)
+        assert found <= bare, f"{found} objects, the bare application with a task beside it leaves {bare}"
+    else:
+        assert found == 0
+
+
+async def test_leaks_nothing_to_collect_on_trio_where_nothing_waits() -> None:
+    """Also on trio a request that never waits leaves nothing."""
+    assert await collected(Handler(hello), [EMPTY], 1000) == 0
+
+
+FAILURES: dict[str, tuple[Callable[[Request], Awaitable[Response]], Callable[[int], list[Message]], int]] = {
+    "uncaught": (fails, lambda size: [EMPTY], 0),
+    "after the start": (fails_midway, lambda size: [EMPTY], 0),
+    "malformed": (json, lambda size: body_messages(b"{" * size), 0),
+    "disconnect while waiting": (waits, lambda size: [EMPTY, DISCONNECT], 0),
+    "disconnect in the body": (hello, lambda size: [*body_messages(*[b"a"] * (size + 1))[:size], DISCONNECT], 40),
+    # The error is kept, so that whoever asks for more of the body gets it again: its traceback is a cycle.
+    "too large": (hello, lambda size: body_messages(*[bytes(1000)] * (size + 5)), 120),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_leaks_a_small_constant_after_requests_that_fail(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """On error paths what is left to the collector is nothing or a constant, however much was received."""
+    endpoint, messages, bound = FAILURES[name]
+    caplog.set_level("CRITICAL", "asgicore")  # records would keep the tracebacks
+    handler = Handler(endpoint, limits=Limits(spool_threshold_bytes=2000, max_body_bytes=5000))
+    times = 50
+    small = await collected(handler, messages(2), times)
+    large = await collected(handler, messages(20), times)
+    if on_trio() and name == "disconnect while waiting":
+        bound = await collected(raw, [EMPTY], times) // times
+    assert small <= bound * times
+    assert large <= bound * times
+    assert abs(large - small) <= times
+
+
+async def test_leaks_no_file_thread_or_task_after_a_mixed_run(caplog: pytest.LogCaptureFixture) -> None:
+    """Descriptors, threads and tasks are back where they were after a mixed run with clients that leave."""
+    caplog.set_level("CRITICAL", "asgicore")
+    dice = random.Random(20251122)
+    endpoints = [hello, waits, json, streams, uploads, works_later, fails, refuses, fails_midway]
+    limits = Limits(spool_threshold_bytes=2000)
+    handlers = [
+        Handler(endpoint, limits=limits, body=mode)  # type: ignore[arg-type]
+        for endpoint in endpoints
+        for mode in ("spool", "stream")
+        if (endpoint, mode) != (uploads, "stream")
+    ]
+
+    async def request(handler: Handler) -> None:
+        parts = [bytes(dice.choice([0, 10, 1000])) for _ in range(dice.randrange(1, 6))]
+        messages = body_messages(*parts)
+        if dice.random() < 0.3:
+            messages = [*messages[: dice.randrange(len(messages))], DISCONNECT]
+        server = Server(messages, suspend=dice.random() < 0.7, tells=dice.choice(["event", "raise", "both"]))
+        leaves_at = dice.randrange(12)
+        async with anyio.create_task_group() as group:
+
+            async def leave() -> None:
+                await turn(leaves_at)
+                server.disconnect()
+
+            if dice.random() < 0.5:
+                group.start_soon(leave)
+            try:
+                await handler(SCOPE, server.receive, server.send)
+            except RuntimeError:
+                pass
+        check_messages(server.sent, method="POST")
+
+    async def together() -> None:
+        async with anyio.create_task_group() as group:
+            for handler in handlers * 3:
+                group.start_soon(request, handler)
+
+    with anyio.fail_after(30):
+        await together()  # the worker threads are there now, and stay
+        before = living_tasks(), open_files()
+        threads = threading.active_count()
+        for _ in range(4):
+            await together()
+        assert (living_tasks(), open_files()) == before
+        assert threading.active_count() <= max(threads, 40 + 2)
+
+
+@pytest.mark.parametrize("spec", ["2.3", "2.4"])
+async def test_leaks_nothing_after_random_disconnects(spec: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand clients leave at any moment: no endpoint goes on, nothing is left, nothing is logged."""
+    dice = random.Random(20251123)
+    begun = ended = 0
+
+    async def endpoint(request: Request) -> Response:
+        nonlocal begun, ended
+        begun += 1
+        try:
+            await request.body()
+            if dice.random() < 0.5:
+                await turn(dice.randrange(8))
+                return StreamingResponse(parts())
+            await anyio.sleep_forever()
+        finally:
+            ended += 1
+        raise AssertionError("not reached")
+
+    async def parts() -> AsyncIterator[bytes]:
+        nonlocal begun, ended
+        begun += 1
+        try:
+            while True:
+                yield b"x"
+                await turn(dice.randrange(4))
+        finally:
+            ended += 1
+
+    async def request() -> None:
+        server = Server(body_messages(b"a", b"b"), suspend=dice.random() < 0.5)
+        async with anyio.create_task_group() as group:
+            group.start_soon(handlers[dice.randrange(2)], scope, server.receive, server.send)
+            await turn(dice.randrange(15))
+            server.disconnect()
+        check_messages(server.sent)
+
+    scope = http_scope(asgi={"version": "3.0", "spec_version": spec})
+    handlers = [Handler(endpoint), Handler(endpoint, body="stream")]
+    before = living_tasks(), open_files(), threading.active_count()
+    with anyio.fail_after(40):
+        for _ in range(20):
+            async with anyio.create_task_group() as group:
+                for _ in range(50):
+                    group.start_soon(request)
+    assert begun == ended > 500
+    assert (living_tasks(), open_files(), threading.active_count()) == before
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
