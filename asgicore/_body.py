@@ -55,13 +55,36 @@ _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
 def _kind(message: object) -> object:
-    """The type of a message; what is no message is its own type, and an unknown one."""
-    return message.get("type") if isinstance(message, Mapping) else message
+    """The type of a message; for what is no message its Python type, which no message has."""
+    return message.get("type") if isinstance(message, Mapping) else type(message)
 
 
 def _is_last(message: Message | None) -> bool:
     """Whether a message read ahead ends the body."""
     return message is not None and _kind(message) == "http.request" and not message.get("more_body")
+
+
+class _Kept:
+    """An iterator over a kept body. No generator: one that is not exhausted would have to be closed."""
+
+    __slots__ = ("_body", "_offset")
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._offset = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        block = await self._body.read_kept(self._offset)
+        if not block:
+            raise StopAsyncIteration
+        self._offset += len(block)
+        return block
+
+    async def aclose(self) -> None:
+        """Nothing is held; for ``contextlib.aclosing``."""
 
 
 class Body:
@@ -427,8 +450,7 @@ class Body:
                 self._check_open()
                 await self.load()
             if self._data is None:
-                blocks = [block async for block in self._blocks()]
-                self._data = b"".join(blocks)
+                self._data = b"".join([block async for block in _Kept(self)])
             return self._data
         self._use("body()")
         parts = Parts()
@@ -445,24 +467,17 @@ class Body:
         """
         if self.is_kept:
             self._check_open()
-            return self._kept()
+            return _Kept(self)
         self._use("stream()")
-        return self._open() if self.state is _READING else self._kept()
+        return self._open()
 
-    async def _kept(self) -> AsyncGenerator[bytes, None]:
+    async def read_kept(self, offset: int) -> bytes:
+        """Some of the kept body from ``offset`` on, ``b""`` at its end."""
+        self._check_open()
         await self.load()
         if self._spool is not None:
-            async for block in self._blocks():
-                yield block
-        elif self._data:
-            yield self._data
-
-    async def _blocks(self) -> AsyncGenerator[bytes, None]:
-        assert self._spool is not None
-        offset = 0
-        while block := await in_file_thread(self._spool.read_at, offset, BATCH_BYTES):
-            offset += len(block)
-            yield block
+            return await in_file_thread(self._spool.read_at, offset, BATCH_BYTES)
+        return (self._data or b"")[offset:] if offset else self._data or b""
 
     async def file(self) -> SpooledTemporaryFile[bytes]:
         """Return the body as a binary file at position 0; it is closed with the request.

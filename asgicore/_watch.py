@@ -168,7 +168,10 @@ class AsyncioListener:
             await asyncio.sleep(0)
         finally:
             if not task.done():
-                await asyncio.wait((task,), timeout=_STOP_SECONDS)
+                await run_shielded(self._wait(), None)
+
+    async def _wait(self) -> None:
+        await asyncio.wait((self._task,), timeout=_STOP_SECONDS)
 
 
 class TrioListener:

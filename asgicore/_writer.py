@@ -65,6 +65,7 @@ class Writer:
     _silent: bool = False
     _length: int | None = None
     _left: int = 0
+    _is_streaming: bool = False
 
     def __init__(self, send: Send, head: bool = False, chunk_size: int = 65536) -> None:
         self._send = send
@@ -78,8 +79,8 @@ class Writer:
 
     @property
     def is_open(self) -> bool:
-        """Whether a body was begun whose length only its end tells."""
-        return self.state is _BODY and self._length is None
+        """Whether the start was taken and only the final message tells where the body ends."""
+        return self.state is _BODY and self._is_streaming and self._length is None
 
     @property
     def is_broken(self) -> bool:
@@ -113,6 +114,7 @@ class Writer:
                 self.state = _IDLE
                 raise
             await self._put({**message, "headers": headers})
+            self._is_streaming = True
         elif kind == "http.response.body":
             body, more = bytes(message.get("body") or b""), bool(message.get("more_body", False))
             self._advance(ResponseEvent.PART if more else ResponseEvent.LAST_PART, kind)
@@ -194,6 +196,7 @@ class Writer:
         """
         headers = self._start(status, headers)
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        self._is_streaming = True
         if not self._silent:
             send = self._send
             counted = self._length is not None

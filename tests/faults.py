@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-
 from fakes import DISCONNECT, EMPTY, Channel, Message
 
 T = TypeVar("T")

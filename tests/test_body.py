@@ -68,7 +68,9 @@ class Feed:
         try:
             while not self._items:
                 self._more = anyio.Event()
-                await self._more.wait()
+                with anyio.move_on_after(3) as scope:
+                    await self._more.wait()
+                assert not scope.cancelled_caught, "waits for a message that does not come"
             item = self._items.popleft()
             if isinstance(item, BaseException):
                 raise item
@@ -437,7 +439,8 @@ async def test_message_after_the_body_of_an_unknown_type_is_refused(message: Any
     body = Body(Feed(EMPTY, message).receive)
     await body.load()
     with pytest.raises(ServerProtocolError):
-        await (body() if who == "call" else body.listen())
+        with anyio.fail_after(5):
+            await (body() if who == "call" else body.listen())
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
@@ -969,7 +972,9 @@ async def test_kept_body_used_by_several_tasks_at_once_gives_each_all_of_it(thre
     assert results == [b"".join(data)] * 8
 
 
-@pytest.mark.parametrize(("first", "second"), [("read", "read"), ("stream", "file"), ("load", "stream"), ("file", "load")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("read", "read"), ("stream", "file"), ("load", "stream"), ("file", "load")]
+)
 async def test_kept_body_first_used_by_two_tasks_at_once_has_one_reader(first: str, second: str) -> None:
     """Whether the second one waits or is refused, ``receive`` is never entered twice and no part is lost."""
     feed = Feed()
@@ -1011,7 +1016,10 @@ async def test_body_that_stops_coming_is_given_up(way: str, parts: int, threshol
     body = Body(feed.receive, Limits(body_timeout_seconds=IDLE, spool_threshold_bytes=threshold), keep=keep)
     async with aclosing(body):
         began = perf_counter()
-        with anyio.fail_after(5), pytest.raises(BodyTimeoutError, match=r"nothing received for 0\.05 seconds") as caught:
+        with (
+            anyio.fail_after(5),
+            pytest.raises(BodyTimeoutError, match=r"nothing received for 0\.05 seconds") as caught,
+        ):
             if way == "begin":
                 await begin(body)
             elif way == "load":
@@ -1083,9 +1091,7 @@ async def test_body_spooled_to_a_slow_disk_is_not_idle(monkeypatch: pytest.Monke
         write(self, parts)
 
     monkeypatch.setattr(Spool, "write", slow)
-    body, _ = body_of(
-        *[b"x" * MiB] * 3, keep=True, suspend=True, spool_threshold_bytes=0, body_timeout_seconds=0.02
-    )
+    body, _ = body_of(*[b"x" * MiB] * 3, keep=True, suspend=True, spool_threshold_bytes=0, body_timeout_seconds=0.02)
     async with aclosing(body):
         await begin(body)
         assert await body.read() == b"x" * (3 * MiB)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import gc
 import logging
 import sys
@@ -14,10 +16,20 @@ from typing import Any, Literal
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-
-from asgicore import Body, Handler, HTTPError, Limits, Request, Response, StreamingResponse
 from fakes import DISCONNECT, Message, body_messages, call, http_scope
 from faults import Server, Steps, check_messages, living_tasks, on_asyncio, on_trio, open_files, turn
+
+from asgicore import (
+    Body,
+    BodyConsumedError,
+    Handler,
+    HTTPError,
+    Limits,
+    Request,
+    Response,
+    ResponseStateError,
+    StreamingResponse,
+)
 
 UPLOAD = body_messages(bytes(30), bytes(30), bytes(30))
 """More than the handlers here keep in memory: these bodies go to a temporary file."""
@@ -297,6 +309,10 @@ async def test_cleanup_after_native_cancellation_at_every_await(mode: str) -> No
     loop = asyncio.get_running_loop()
     task: asyncio.Task[None]
 
+    def cancel_from_outside() -> None:
+        # As a server does it: not in the context of the request.
+        loop.call_soon(lambda: task.cancel(), context=contextvars.Context())
+
     async def begin(handler: Ledger, server: Server, steps: Steps) -> None:
         nonlocal task
 
@@ -311,7 +327,7 @@ async def test_cleanup_after_native_cancellation_at_every_await(mode: str) -> No
         if not task.cancelled():
             task.result()
 
-    assert await every_await(mode, begin, lambda server: lambda: loop.call_soon(lambda: task.cancel())) > 10
+    assert await every_await(mode, begin, lambda server: cancel_from_outside) > 10
 
 
 @modes
@@ -337,7 +353,9 @@ async def test_cleanup_after_aclose_at_every_await(mode: str) -> None:
                 await current[0].aclose(0)
 
             steps._act = lambda: group.start_soon(close)
-            await steps.run(handler(http_scope(method="POST"), server.receive, server.send))
+            # Nobody knows whether a start that was cut short was taken: then the connection is aborted.
+            with contextlib.suppress(ResponseStateError):
+                await steps.run(handler(http_scope(method="POST"), server.receive, server.send))
 
     assert await every_await(mode, begin, lambda server: lambda: None) > 10
 
@@ -661,7 +679,7 @@ async def test_cleanup_after_an_exit_of_the_process_closes_everything(kind: Lite
 @modes
 @pytest.mark.parametrize("size", [4, 40], ids=["in memory", "on disk"])
 async def test_cleanup_closes_a_body_stream_that_was_broken_off(mode: Any, size: int) -> None:
-    """An iterator over the body that the endpoint did not exhaust is closed with the request."""
+    """An iterator over the body that the endpoint did not exhaust is closed with the request, or holds nothing."""
     streams: list[Any] = []
 
     async def endpoint(request: Request) -> Response:
@@ -672,7 +690,10 @@ async def test_cleanup_closes_a_body_stream_that_was_broken_off(mode: Any, size:
 
     handler = Handler(endpoint, body=mode, limits=Limits(spool_threshold_bytes=16))
     await call(handler, body_messages(bytes(size), bytes(size)))
-    assert streams[0].ag_frame is None
+    assert mode == "spool" or streams[0].ag_frame is None
+    with pytest.raises(StopAsyncIteration) if mode == "stream" or size < 16 else pytest.raises(BodyConsumedError):
+        while True:
+            await anext(streams[0])
 
 
 async def test_cleanup_dropped_by_the_loop_closes_the_file() -> None:

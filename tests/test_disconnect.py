@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-
-from asgicore import ClientDisconnectedError, Handler, HTTPError, Limits, Request, Response, StreamingResponse
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, http_scope
 from faults import Server, check_messages, living_tasks, on_asyncio, turn, turns
+
+from asgicore import ClientDisconnectedError, Handler, HTTPError, Limits, Request, Response, StreamingResponse
 
 modes = pytest.mark.parametrize("mode", ["spool", "stream"])
 
@@ -940,6 +940,7 @@ async def test_disconnect_and_outer_scope_together_raise_the_cancellation(order:
 
 async def test_disconnect_listener_slow_to_end_is_gone_when_an_outer_scope_cancels() -> None:
     """Cancelled from outside, the application does not leave its listener behind either."""
+
     async def receive() -> Message:
         if not started:
             started.append(True)

@@ -39,9 +39,9 @@ def test_alphabet_of_pattern_is_that_of_the_rule(pattern: re.Pattern[str], legal
 
 
 def test_field_value_with_character_outside_the_rule_is_found() -> None:
-    """RFC 9110 section 5.5: HTAB, SP, VCHAR and obs-text are legal; text and bytes agree on it."""
+    """RFC 9110 section 5.5: HTAB, SP, VCHAR and obs-text are legal; in text the line break U+0085 is not."""
     legal = {"\t", *map(chr, range(0x20, 0x7F)), *map(chr, range(0x80, 0x100))}
-    assert {char for char in ALL_TEXT if not _grammar.NOT_FIELD_VALUE.search(f"a{char}")} == legal
+    assert {char for char in ALL_TEXT if not _grammar.NOT_FIELD_VALUE.search(f"a{char}")} == legal - {"\x85"}
     as_bytes = {chr(code) for code in range(256) if not _grammar.NOT_FIELD_VALUE_BYTES.search(b"a%c" % code)}
     assert as_bytes == legal
 

@@ -12,6 +12,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
+from faults import Server, check_messages, living_tasks, spawned, turn
 
 import asgicore._watch
 from asgicore import (
@@ -30,8 +32,6 @@ from asgicore import (
     ServerProtocolError,
     StreamingResponse,
 )
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, living_tasks, spawned, turn
 
 
 async def hello(request: Request) -> Response:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
+from faults import Server, check_messages
 
 from asgicore import (
     Body,
@@ -24,8 +26,6 @@ from asgicore import (
     StreamingResponse,
 )
 from asgicore.types import Receive, Scope, Send
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages
 
 
 async def hello(request: Request) -> Response:

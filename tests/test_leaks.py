@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-
-from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
 from fakes import DISCONNECT, EMPTY, Message, body_messages, http_scope
 from faults import Server, check_messages, living_tasks, on_trio, open_files, turn
+
+from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
 
 
 @pytest.fixture(autouse=True)

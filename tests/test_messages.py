@@ -14,6 +14,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from fakes import DISCONNECT, Message, body_messages, http_scope
+from faults import Steps, check_messages, living_tasks, on_asyncio, open_files, turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +30,6 @@ from asgicore import (
     StreamingResponse,
     UsageError,
 )
-from fakes import DISCONNECT, Message, body_messages, http_scope
-from faults import Steps, check_messages, living_tasks, on_asyncio, open_files, turn
 
 
 class Injected(Exception):

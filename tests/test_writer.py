@@ -61,9 +61,7 @@ async def use(writer: Writer, way: str, *, status: int = 200, size: int = 6, hea
 def kinds(channel: Channel) -> str:
     """The messages that were sent, as a script."""
     letters = {"http.response.start": "S", "http.response.body": "P"}
-    return "".join(
-        "L" if message.get("more_body") is False else letters[message["type"]] for message in channel.sent
-    )
+    return "".join("L" if message.get("more_body") is False else letters[message["type"]] for message in channel.sent)
 
 
 class Failing:
@@ -392,7 +390,9 @@ async def test_send_of_an_empty_body_is_a_start_and_an_end(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["whole", "stream"])
-@pytest.mark.parametrize(("head", "status"), [(True, 200), (True, 404), (False, 100), (False, 103), (False, 204), (False, 304)])
+@pytest.mark.parametrize(
+    ("head", "status"), [(True, 200), (True, 404), (False, 100), (False, 103), (False, 204), (False, 304)]
+)
 async def test_send_where_no_body_is_allowed_sends_none(way: str, head: bool, status: int) -> None:
     """RFC 9110 section 6.4.1: start and one empty end; the declared length of HEAD and 304 stays."""
     channel = Channel()
@@ -588,7 +588,9 @@ async def test_send_failing_otherwise_propagates_unchanged(way: str, index: int)
     assert send.calls == index + 1
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), ConnectionResetError("database"), ValueError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError("disk"), ConnectionResetError("database"), ValueError("x"), KeyboardInterrupt()]
+)
 @pytest.mark.parametrize("items", [(), (b"a",)])
 async def test_send_stream_whose_iterator_fails_raises_that_and_does_not_end(
     error: BaseException, items: tuple[bytes, ...]
