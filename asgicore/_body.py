@@ -15,7 +15,7 @@ from time import perf_counter
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, cast
 
-from anyio import CancelScope, Event, move_on_after
+from anyio import CancelScope, Event, Lock, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
@@ -114,8 +114,13 @@ class Body:
     _data: bytes | None = None
     _spool: Spool | None = None
     _source: AsyncGeneratorType[bytes, None] | None = None
+    # When messages taken one by one last gave up the loop.
+    _turned: float = 0.0
+    _loading: Lock | None = None
     # Inside receive() for one message; while a generator is, its ag_await tells.
     _reading: bool = False
+    # Why what was received is not the whole body, although the messages are gone.
+    _lost: str | None = None
     # The first use in stream mode, for the error that the second one gets.
     _used: str | None = None
     # Read ahead by the listener: nothing, _PENDING, or one message.
@@ -164,7 +169,12 @@ class Body:
             ServerProtocolError: The message is not one of the specification.
         """
         if self.state is _READING:
+            # Whoever takes messages has the body; it can be kept only by adopt().
+            self._lost = "its messages were taken one by one"
             part = self._accept(await self._next())
+            if perf_counter() - self._turned > FAIR_SECONDS:
+                await checkpoint()
+                self._turned = perf_counter()
             return {"type": "http.request", "body": part, "more_body": self.state is _READING}
         await self._wait_for_disconnect()
         return _DISCONNECT
@@ -172,7 +182,7 @@ class Body:
     async def _next(self) -> Message:
         """One raw message for the application."""
         if self._ahead is not None:
-            return await self._take()
+            return await self._wait_for(self._take())
         return await self._wait_for(receive_within(self._receive, self.limits.body_timeout_seconds))
 
     async def _wait_for(self, message: Awaitable[Message]) -> Message:
@@ -201,7 +211,7 @@ class Body:
         self._ahead = None
         if message is None:
             # The watch is over and we go on alone.
-            return await self._receive()
+            return await receive_within(self._receive, self.limits.body_timeout_seconds)
         return message
 
     def _accept(self, message: Message) -> bytes:
@@ -378,7 +388,12 @@ class Body:
             return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
         try:
             part = message["body"]
-            if message["type"] == "http.request" and not message["more_body"] and part == b"" and not self._declared:
+            if (
+                message["type"] == "http.request"
+                and message["more_body"] is False
+                and part == b""
+                and not self._declared
+            ):
                 # No body: what nearly every GET comes with.
                 self._data = b""
                 self.state = _COMPLETE
@@ -394,14 +409,15 @@ class Body:
             RequestError: The body is too large, too slow or not as long as declared.
             ClientDisconnectedError: The client left before the end.
         """
-        if self.state is not _READING:
-            self._check_whole()
-        elif self.failure is not None:
-            raise self.failure
-        else:
-            rest = self._load(self._accept(await self._next()))
-            if rest is not None:
-                await rest
+        if self._loading is None:
+            self._loading = Lock()
+        # Two tasks may be the first to ask.
+        async with self._loading:
+            self._check_kept()
+            if self._data is None and self._spool is None and self.state is _READING:
+                rest = self._load(self._accept(await self._next()))
+                if rest is not None:
+                    await rest
 
     async def _load_later(self, first: Awaitable[Message]) -> None:
         rest = self._load(self._accept(await self._wait_for(first)))
@@ -416,6 +432,7 @@ class Body:
         return self._load_rest(first)
 
     async def _load_rest(self, first: bytes) -> None:
+        self._lost = "its reading was cut short"
         threshold = self.limits.spool_threshold_bytes
         parts = Parts()
         parts.add(first)
@@ -426,15 +443,18 @@ class Body:
                     parts.add(await anext(rest))
                 except StopAsyncIteration:
                     self._data = parts.join()
+                    self._lost = None
                     return
             self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
             await spool(parts, rest, into)
+        self._lost = None
 
     def adopt(self, file: SpooledTemporaryFile[bytes]) -> None:
         """Keep a file that somebody else filled from this body; it is closed with the request."""
         if self._spool is None or self._spool.file is not file:
             self._spool = Spool(file)
             self._data = None
+        self._lost = None
         self.is_kept = self.needs_closing = True
 
     async def read(self) -> bytes:
@@ -453,6 +473,7 @@ class Body:
                 self._data = b"".join([block async for block in _Kept(self)])
             return self._data
         self._use("body()")
+        self._check_kept()
         parts = Parts()
         async with aclosing(self._open()) as source:
             async for part in source:
@@ -469,6 +490,7 @@ class Body:
             self._check_open()
             return _Kept(self)
         self._use("stream()")
+        self._check_kept()
         return self._open()
 
     async def read_kept(self, offset: int) -> bytes:
@@ -503,6 +525,14 @@ class Body:
         else:
             await in_file_thread(self._spool.rewind)
         return self._spool.file
+
+    def _check_kept(self) -> None:
+        if self._data is None:
+            self._check_whole()
+            if self.failure is not None:
+                raise self.failure
+        if self._lost is not None:
+            raise BodyConsumedError(f"the body cannot be had: {self._lost}")
 
     def _check_whole(self) -> None:
         if self.state is RequestState.ABORTED:

@@ -8,13 +8,15 @@ of messages is looked after by a timer that costs a message nothing. Trio can ca
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Coroutine
-from types import AsyncGeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from anyio import move_on_after
 
-from ._watch import is_trio, resume, running_asyncio_task
+from ._watch import is_trio, resume
 from .errors import BodyTimeoutError
 from .types import Message, Receive
 
@@ -78,6 +80,23 @@ async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, second
         raise
 
 
+def _waits_in(awaited: Any, source: object) -> bool:
+    """Whether a coroutine waits for the generator ``source``, through whatever it awaits."""
+    while awaited is not None and awaited is not source:
+        if isinstance(awaited, CoroutineType):
+            awaited = awaited.cr_await
+        elif isinstance(awaited, AsyncGeneratorType):
+            awaited = awaited.ag_await
+        elif isinstance(awaited, GeneratorType):
+            # resume() forwards by hand while the body is under way.
+            frame = awaited.gi_frame
+            awaited = awaited.gi_yieldfrom or (frame and frame.f_locals.get("coro"))
+        else:
+            # The step of an asynchronous generator does not tell whose it is, but refers to it.
+            awaited = next((one for one in gc.get_referents(awaited) if isinstance(one, AsyncGeneratorType)), None)
+    return awaited is source
+
+
 class IdleTimer:
     """Looks after a generator that receives messages, on asyncio.
 
@@ -90,28 +109,37 @@ class IdleTimer:
     __slots__ = ("_cancelling", "_handle", "_looks", "_loop", "_seconds", "_seen", "_source", "_task", "expired")
 
     def __init__(self, source: AsyncGeneratorType[bytes, None], seconds: float) -> None:
-        self._source = source
+        # Weak: a stream that is dropped half-read must not be kept alive by its timer.
+        self._source = weakref.ref(source)
         self._seconds = seconds
         self._seen: Any = None
         self._looks = 0
-        self._task = running_asyncio_task()
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
         self._loop = asyncio.get_running_loop()
         self.expired = False
         self._handle = self._loop.call_later(seconds / _LOOKS, self._look)
 
     def _look(self) -> None:
-        waits_for: Any = self._source.ag_await
+        source = self._source()
+        if source is None:
+            return
+        waits_for: Any = source.ag_await
         if waits_for is None or waits_for is not self._seen:
             self._seen = waits_for
             self._looks = 0
         else:
             self._looks += 1
-        if self._looks < _LOOKS or self._task is None:
+        if self._looks < _LOOKS:
             self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)
-        else:
-            self.expired = True
-            self._task.cancel()
+            return
+        # The stream may have been handed to another task since it began, and none else may be cancelled.
+        for task in asyncio.all_tasks(self._loop):
+            if _waits_in(task.get_coro(), source):
+                self._task, self._cancelling = task, task.cancelling()
+                self.expired = True
+                task.cancel()
+                return
 
     def take_back(self) -> bool:
         """Whether the cancellation that arrived is this timer's and nobody else's; if so it is taken back."""

@@ -12,10 +12,17 @@ from typing import Any, Final, cast
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from ._headers import check_raw_headers, find
+from ._grammar import CONTENT_LENGTH
+from ._headers import check_raw_headers, find, find_all
 from ._state import RESPONSE, ResponseEvent, ResponseState
 from ._watch import FAIR_SECONDS
-from .errors import ClientDisconnectedError, ContentLengthError, ResponseStateError, is_status
+from .errors import (
+    ClientDisconnectedError,
+    ContentLengthError,
+    InvalidHeaderError,
+    ResponseStateError,
+    is_status,
+)
 from .types import RawHeaders, Send
 
 # The clock is looked at after this many bytes: for parts of 64 bytes that is every 64th.
@@ -66,6 +73,7 @@ class Writer:
     _length: int | None = None
     _left: int = 0
     _is_streaming: bool = False
+    _turned: float = 0.0
 
     def __init__(self, send: Send, head: bool = False, chunk_size: int = 65536) -> None:
         self._send = send
@@ -103,26 +111,31 @@ class Writer:
         """
         kind = message.get("type")
         if kind == "http.response.start":
-            self._advance(ResponseEvent.START, kind)
-            try:
-                status, headers = message.get("status"), message.get("headers") or ()
-                if not is_status(status):
-                    raise ResponseStateError(f"the status of a response is an integer from 100 to 599, not {status!r}")
-                headers = check_raw_headers(headers)
-                self._begin(status, headers)
-            except BaseException:
-                self.state = _IDLE
-                raise
+            following = self._after(ResponseEvent.START, kind)
+            status, headers = message.get("status"), check_raw_headers(message.get("headers") or ())
+            if not is_status(status):
+                raise ResponseStateError(f"the status of a response is an integer from 100 to 599, not {status!r}")
+            self._begin(status, headers)
+            self.state = following
+            if self.closes_connection:
+                headers.append(_CLOSE)
             await self._put({**message, "headers": headers})
             self._is_streaming = True
         elif kind == "http.response.body":
-            body, more = bytes(message.get("body") or b""), bool(message.get("more_body", False))
-            self._advance(ResponseEvent.PART if more else ResponseEvent.LAST_PART, kind)
+            body, more = message.get("body") or b"", bool(message.get("more_body", False))
+            if not isinstance(body, (bytes, bytearray, memoryview)):
+                raise TypeError(f"the body of a message is bytes, not {type(body).__name__}")
+            body = bytes(cast("bytes", body))
+            following = self._after(ResponseEvent.PART if more else ResponseEvent.LAST_PART, kind)
             if self._silent:
                 body = b""
             elif self._length is not None:
                 self._count(len(body), not more)
+            self.state = following
             await self._put({"type": kind, "body": body, "more_body": more})
+            if perf_counter() - self._turned > FAIR_SECONDS:
+                await checkpoint()
+                self._turned = perf_counter()
         else:
             raise ResponseStateError(f"{kind!r} is no message of an HTTP response")
 
@@ -141,7 +154,7 @@ class Writer:
             ClientDisconnectedError: The client left.
         """
         if self.state is not _IDLE:
-            self._advance(ResponseEvent.START, "http.response.start")
+            self._after(ResponseEvent.START, "http.response.start")
         if self._head or status in _BODILESS or status < 200:
             body, chunks = b"", None
         elif not body and int(find(headers, b"content-length") or 0):
@@ -201,7 +214,8 @@ class Writer:
             send = self._send
             counted = self._length is not None
             turned = perf_counter()
-            room = 0 if counted else _CLOCK_BYTES
+            usual = 0 if counted else min(_CLOCK_BYTES, self._chunk_size)
+            room = usual
             async for part in parts:
                 # The usual part, with as few operations as can be: for small parts they are most of the cost.
                 # One that is empty, large, due to be counted or to have the clock looked at takes the other way.
@@ -214,7 +228,7 @@ class Writer:
                             raise self._break() from exc
                         continue
                 await self._send_part(part, chunks)
-                room = 0 if counted else _CLOCK_BYTES
+                room = usual
                 if perf_counter() - turned > FAIR_SECONDS:
                     await checkpoint()
                     turned = perf_counter()
@@ -234,13 +248,13 @@ class Writer:
             return
         if self._length is not None:
             self._count(len(part), False)
-        cut = ((part, False),) if len(part) <= self._chunk_size else chunks(part)
-        for chunk, _ in cut:
-            await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+        if len(part) > self._chunk_size:
+            part = await self._send_chunks(chunks(part))
+        await self._put({"type": "http.response.body", "body": part, "more_body": True})
 
     def _start(self, status: int, headers: RawHeaders) -> RawHeaders:
         if self.state is not _IDLE:
-            self._advance(ResponseEvent.START, "http.response.start")
+            self._after(ResponseEvent.START, "http.response.start")
         self._begin(status, headers)
         self.state = _BODY
         return [*headers, _CLOSE] if self.closes_connection else headers
@@ -248,9 +262,11 @@ class Writer:
     def _begin(self, status: int, headers: RawHeaders) -> None:
         """Learn from the head what may follow it."""
         self._silent = self._head or status in _BODILESS or status < 200
-        declared = find(headers, b"content-length")
-        if declared is not None and not self._silent:
-            self._length = self._left = int(declared)
+        declared = set(find_all(headers, b"content-length"))
+        if len(declared) > 1 or not all(map(CONTENT_LENGTH.fullmatch, declared)):
+            raise InvalidHeaderError("content-length", "not one number of bytes")
+        if declared and not self._silent:
+            self._length = self._left = int(declared.pop())
 
     def _count(self, size: int, is_last: bool) -> None:
         length = self._length or 0
@@ -258,13 +274,14 @@ class Writer:
             raise ContentLengthError(length, length - self._left + size)
         self._left -= size
 
-    def _advance(self, event: ResponseEvent, kind: str) -> None:
+    def _after(self, event: ResponseEvent, kind: str) -> ResponseState:
+        """The state that the event leads to, if it is legal now."""
         state = RESPONSE[self.state].get(event)
         if state is None:
             if self.state is _BROKEN:
                 raise ClientDisconnectedError
             raise ResponseStateError(f"{kind} may not be sent {_WHEN[self.state]}")
-        self.state = state
+        return state
 
     async def _put(self, message: dict[str, Any]) -> None:
         try:

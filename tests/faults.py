@@ -192,7 +192,7 @@ def spawned() -> Iterator[list[str]]:
             return task
 
         before = loop.get_task_factory()
-        loop.set_task_factory(create)  # type: ignore[arg-type]
+        loop.set_task_factory(create)
         try:
             yield names
         finally:
@@ -219,6 +219,8 @@ def turns() -> Iterator[Callable[[], int]]:
             trio.lowlevel.remove_instrument(instrument)
     else:
         loop = asyncio.get_running_loop()
+
+        handle: asyncio.Handle
 
         def turn() -> None:
             nonlocal count, handle

@@ -68,7 +68,7 @@ class Feed:
         try:
             while not self._items:
                 self._more = anyio.Event()
-                with anyio.move_on_after(3) as scope:
+                with anyio.move_on_after(1) as scope:
                     await self._more.wait()
                 assert not scope.cancelled_caught, "waits for a message that does not come"
             item = self._items.popleft()
@@ -81,6 +81,12 @@ class Feed:
     @property
     def is_waiting(self) -> bool:
         return self._inside
+
+
+async def settle() -> None:
+    """Let every other task run until it waits; a parked listener wakes by a timer, which is not waited for."""
+    for _ in range(25):
+        await checkpoint()
 
 
 class Beats:
@@ -142,7 +148,7 @@ async def listening(body: Body) -> AsyncIterator[None]:
     """A listener in a task of its own, as the handler starts one; cancelled at the end."""
     async with anyio.create_task_group() as group:
         group.start_soon(body.listen)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         yield
         group.cancel_scope.cancel()
 
@@ -334,7 +340,7 @@ async def test_begin_with_a_client_that_is_gone_raises() -> None:
 
                     group.start_soon(run)
                     if suspends:
-                        await anyio.wait_all_tasks_blocked()
+                        await settle()
                         feed.put(item)
             assert body.is_disconnected
             assert body.state is RequestState.ABORTED
@@ -646,10 +652,10 @@ async def test_listener_that_is_inside_receive_hands_over_its_message(body_timeo
                 assert feed.calls == 1
                 async with anyio.create_task_group() as readers:
                     readers.start_soon(read)
-                    await anyio.wait_all_tasks_blocked()
+                    await settle()
                     assert feed.calls == 1
                     feed.put(part(b"a"))
-                    await anyio.wait_all_tasks_blocked()
+                    await settle()
                     feed.put(part(b"b"), part(b"c", False))
         assert results == [b"abc"]
 
@@ -661,7 +667,7 @@ async def test_listener_with_the_last_message_read_ahead_still_notices_the_disco
         async with aclosing(body), listening(body):
             assert not body.is_disconnected
             channel.disconnect()
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             assert body.is_disconnected
             assert not body.is_settled
             assert await use(body, way) == b"abc"
@@ -676,7 +682,7 @@ async def test_listener_with_an_unread_body_notices_a_disconnect_at_once() -> No
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(body.listen)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             feed.put(DISCONNECT)
     assert body.is_disconnected
     assert body.state is RequestState.ABORTED
@@ -698,9 +704,9 @@ async def test_listener_that_gets_the_disconnect_wakes_the_reader_beside_it(news
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(body.listen)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             group.start_soon(read)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             feed.put(news)
     assert feed.calls == 1
 
@@ -725,7 +731,7 @@ async def test_listener_is_woken_at_once_when_the_endpoint_suspends() -> None:
     with anyio.fail_after(5):
         async with listening(body):
             body.suspended()
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             assert feed.calls == 1  # the part is still there: held back
             await body()
             body.suspended()
@@ -742,7 +748,7 @@ async def test_listener_stays_out_while_the_application_is_inside_receive() -> N
         with anyio.fail_after(5):
             async with aclosing(body), anyio.create_task_group() as group:
                 group.start_soon(use, body, way)
-                await anyio.wait_all_tasks_blocked()
+                await settle()
                 async with listening(body):
                     for _ in range(5):
                         body.suspended()
@@ -750,10 +756,10 @@ async def test_listener_stays_out_while_the_application_is_inside_receive() -> N
                     await anyio.sleep(0.06)
                     assert feed.calls == 1
                     feed.put(part(b"a"))
-                    await anyio.wait_all_tasks_blocked()
+                    await settle()
                     assert feed.calls == 2
                     feed.put(part(b"", False))
-                    await anyio.wait_all_tasks_blocked()
+                    await settle()
                     feed.put(DISCONNECT)
                     await body.wait_disconnected()
 
@@ -773,7 +779,7 @@ async def test_call_after_the_body_beside_the_listener_is_no_second_reader() -> 
             group.start_soon(body.listen)
             group.start_soon(wait)
             group.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             feed.put(DISCONNECT)
     assert results == [DISCONNECT, DISCONNECT]
 
@@ -834,8 +840,8 @@ async def test_reader_goes_on_alone_when_the_listener_is_stopped(way: str) -> No
         async with aclosing(body), anyio.create_task_group() as group:
             async with listening(body):
                 group.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
-            await anyio.wait_all_tasks_blocked()
+                await settle()
+            await settle()
             assert feed.calls == 2
             feed.put(part(b"a"), part(b"b", False))
     assert results == [b"ab"]
@@ -855,7 +861,7 @@ async def test_reader_gone_on_alone_takes_an_oserror_for_the_disconnect(way: str
         async with aclosing(body), anyio.create_task_group() as group:
             async with listening(body):
                 group.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
+                await settle()
             feed.put(OSError("gone"))
     assert body.is_disconnected
 
@@ -873,7 +879,7 @@ async def test_reader_gone_on_alone_keeps_the_idle_timeout(way: str) -> None:
         async with aclosing(body), anyio.create_task_group() as group:
             async with listening(body):
                 group.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
+                await settle()
 
 
 @pytest.mark.parametrize("way", [*WAYS, "call"])
@@ -897,9 +903,9 @@ async def test_listener_whose_receive_fails_raises_and_the_reader_gets_the_same(
     with anyio.fail_after(5):
         async with aclosing(body), anyio.create_task_group() as group:
             group.start_soon(listen)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             group.start_soon(read)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             feed.put(error)
     with pytest.raises(RuntimeError) as caught:
         await body.load()
@@ -915,7 +921,7 @@ async def test_listener_after_a_failure_receives_nothing_more() -> None:
     assert body.fail(failure) is failure
     async with listening(body):
         body.suspended()
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         assert feed.calls == 0
     body.leave()
     assert body.is_disconnected
@@ -944,7 +950,7 @@ async def test_wait_disconnected_returns_when_the_client_leaves() -> None:
             group.start_soon(body.listen)
             group.start_soon(body.wait_disconnected)
             group.start_soon(body.wait_disconnected)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             channel.disconnect()
         await body.wait_disconnected()
     assert body.is_disconnected
@@ -993,9 +999,9 @@ async def test_kept_body_first_used_by_two_tasks_at_once_has_one_reader(first: s
     with anyio.fail_after(5):
         async with aclosing(body), anyio.create_task_group() as group:
             group.start_soon(run, first)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             group.start_soon(run, second)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             feed.put(part(b"a"), part(b"b"), part(b"c", False))
     assert results[0] == b"abc" or results[1] == b"abc"
     assert set(results) <= {b"abc", b"refused"}
@@ -1170,13 +1176,13 @@ async def test_reader_cancelled_at_any_await_is_cancelled(way: str, position: in
         async with aclosing(body), anyio.create_task_group() as group:
             if listener:
                 group.start_soon(body.listen)
-                await anyio.wait_all_tasks_blocked()
+                await settle()
             if way == "begin" and listener:
                 group.cancel_scope.cancel()  # begin() comes before any listener
                 return
             async with anyio.create_task_group() as reader:
                 reader.start_soon(read)
-                await anyio.wait_all_tasks_blocked()
+                await settle()
                 reader.cancel_scope.cancel()
             group.cancel_scope.cancel()
     assert not feed.is_waiting
@@ -1193,7 +1199,7 @@ async def test_kept_body_whose_reading_was_cancelled_is_never_taken_for_whole(li
         async with aclosing(body):
             async with anyio.create_task_group() as reader:
                 reader.start_soon(body.load)
-                await anyio.wait_all_tasks_blocked()
+                await settle()
                 reader.cancel_scope.cancel()
             feed.put(part(b"ghi", False))
             try:
@@ -1212,7 +1218,7 @@ async def test_call_cancelled_while_the_listener_receives_keeps_the_message() ->
             with anyio.move_on_after(0.01):
                 await body()
             feed.put(part(b"a"))
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             assert (await body())["body"] == b"a"
             assert feed.calls <= 2
 
@@ -1234,7 +1240,7 @@ async def test_reader_cancelled_natively_is_cancelled(way: str) -> None:
     """``Task.cancel()``, as servers use it, is not taken for the idle timeout."""
     body = Body(Feed(part(b"a")).receive, keep=way == "begin")
     task = asyncio.create_task(begin(body) if way == "begin" else use(body, way))
-    await anyio.wait_all_tasks_blocked()
+    await settle()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -1248,10 +1254,10 @@ async def test_reader_cancelled_natively_is_cancelled(way: str) -> None:
 @pytest.mark.parametrize("way", ["read", "stream", "begin"])
 @pytest.mark.parametrize("data", [b"ab", b""], ids=["two bytes", "empty"])
 async def test_body_of_many_tiny_messages_takes_little_memory(way: str, data: bytes) -> None:
-    """Tiny and empty messages are gathered, not listed: 60,000 cost less than 1 MiB above what they hold."""
+    """Tiny and empty messages are gathered, not listed: 20,000 cost less than 1 MiB above what they hold."""
 
     def messages() -> Iterator[Message]:
-        for _ in range(60_000):
+        for _ in range(20_000):
             yield part(data)
         yield EMPTY
 
@@ -1270,7 +1276,7 @@ async def test_body_of_many_tiny_messages_takes_little_memory(way: str, data: by
         assert tracemalloc.get_traced_memory()[1] < MiB
     finally:
         tracemalloc.stop()
-    assert read == 60_000 * len(data)
+    assert read == 20_000 * len(data)
 
 
 @pytest.mark.parametrize("way", ["read", "stream", "begin", "load", "spool", "call"])
@@ -1526,7 +1532,7 @@ async def test_spooling_cancelled_natively_closes_the_file(times: int) -> None:
 
 
 @only_asyncio
-@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("turns", range(1, 7))
 async def test_aclose_cancelled_natively_closes_the_file(turns: int) -> None:
     """A cancellation that hits the closing closes the file on the spot."""
     body, _ = body_of(b"x" * 1000, keep=True, spool_threshold_bytes=100)
@@ -1623,7 +1629,7 @@ async def test_aclose_leaves_a_stream_alone_that_another_task_is_in() -> None:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(use, body, "stream")
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             await body.aclose()
             group.cancel_scope.cancel()
 

@@ -448,10 +448,14 @@ async def test_cleanup_cancelled_by_means_of_asyncio_around_it_waits_for_its_end
 
     with anyio.fail_after(5):
         if means == "TaskGroup":
-            with pytest.raises(ExceptionGroup):
+
+            async def in_group() -> None:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(app())
                     group.create_task(fails_meanwhile())
+
+            with pytest.raises(ExceptionGroup):
+                await in_group()
         elif means == "timeout":
 
             async def with_timeout() -> None:

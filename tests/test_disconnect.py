@@ -188,9 +188,10 @@ async def test_disconnect_after_parts_read_ahead_cancels_once_they_are_taken() -
 
     async def endpoint(request: Request) -> Response:
         await turn(5)
+        stream = request.stream()
+        seen.append(await anext(stream))
         with pytest.raises(ClientDisconnectedError):
-            async for part in request.stream():
-                seen.append(part)
+            await anext(stream)
         assert request.is_disconnected
         return Response(b"for nobody")
 
@@ -619,7 +620,7 @@ async def test_disconnect_told_by_nobody_stream_goes_on_until_it_is_cancelled() 
         await checkpoint()
 
     endpoint = Producing(wait, 10**6)
-    reached = []
+    reached: list[bool] = []
     with anyio.fail_after(5), anyio.CancelScope() as outer:
         await Handler(endpoint)(http_scope(), server.receive, server.send)
         reached.append(True)
@@ -824,7 +825,7 @@ def in_phase(phase: str) -> tuple[Handler, Server, list[BaseException]]:
 async def test_disconnect_outer_scope_cancelled_passes_through(phase: str) -> None:
     """The cancellation of a scope around the application is not swallowed, in any phase."""
     handler, server, caught = in_phase(phase)
-    reached = []
+    reached: list[bool] = []
 
     async def run() -> None:
         with scope:
@@ -911,7 +912,7 @@ async def test_disconnect_and_native_cancellation_together_raise_the_cancellatio
 async def test_disconnect_and_outer_scope_together_raise_the_cancellation(order: str, apart: int) -> None:
     """The same for a scope around the application: it gets its cancellation, at the latest at the next wait."""
     server = Server()
-    reached = []
+    reached: list[bool] = []
 
     async def endpoint(request: Request) -> Response:
         await anyio.sleep_forever()

@@ -27,7 +27,6 @@ NO_LIMIT = Limits(max_body_bytes=None)
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     """A run of the collector is a stall, but not one of the engine's."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

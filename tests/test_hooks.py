@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from tempfile import SpooledTemporaryFile
 from typing import Any, Literal
 
@@ -601,7 +601,7 @@ async def test_request_finished_fails_is_logged_and_the_body_closed(caplog: pyte
 async def test_request_finished_runs_in_the_context_of_the_endpoint() -> None:
     """Endpoint, response_ready() and request_finished() share one context: a token can be reset."""
     variable: ContextVar[str] = ContextVar("variable", default="unset")
-    tokens = []
+    tokens: list[Token[str]] = []
     seen = []
 
     class Finishing(Handler):

@@ -486,15 +486,19 @@ async def test_messages_cancelled_natively_at_every_await_are_legal(case: Case) 
         plan, server, handler = case.start()
         before = living_tasks(), open_files()
 
-        async def app(handler: Handler = handler, server: Faulty = server) -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        def cancel(tasks: list[asyncio.Task[None]] = tasks) -> None:
+            loop.call_soon(lambda: tasks[0].cancel())
+
+        steps = Steps(number, cancel)
+
+        async def app(handler: Handler = handler, server: Faulty = server, steps: Steps = steps) -> None:
             await steps.run(handler(POST, server.receive, server.send))
             await turn(3)
 
-        def cancel() -> None:
-            loop.call_soon(lambda: task.cancel())
-
-        steps = Steps(number, cancel)
         task = asyncio.create_task(app())
+        tasks.append(task)
         with anyio.fail_after(5):
             await asyncio.wait([task])
         check(plan, server, before)

@@ -145,16 +145,22 @@ async def flood(request: Request) -> Response:
     """A stream without end that is always ahead of its client."""
 
     async def produce() -> AsyncIterator[bytes]:
-        count = 0
         try:
             while True:
                 yield _NOISE
-                count += 1
+                _flooded[request.query_params["id"]] += len(_NOISE)
         finally:
-            record(request, str(count * len(_NOISE)))
             record(request, "closed")
 
     return StreamingResponse(produce())
+
+
+_flooded: defaultdict[str, int] = defaultdict(int)
+
+
+async def flooded(request: Request) -> Response:
+    """How many bytes of ``/flood`` with this id the server has taken."""
+    return JSONResponse(_flooded[request.query_params["id"]])
 
 
 _gates: defaultdict[str, anyio.Event] = defaultdict(anyio.Event)
@@ -196,6 +202,7 @@ ENDPOINTS: dict[str, Callable[[Request], Awaitable[Response]]] = {
     "digest": digest,
     "drip": drip,
     "flood": flood,
+    "flooded": flooded,
     "go": go,
     "meet": meet,
     "no-content": no_content,
