@@ -117,6 +117,8 @@ class Body:
     # When messages taken one by one last gave up the loop.
     _turned: float = 0.0
     _loading: Lock | None = None
+    # Inside receive() for the disconnect.
+    _listening: bool = False
     # Inside receive() for one message; while a generator is, its ag_await tells.
     _reading: bool = False
     # Why what was received is not the whole body, although the messages are gone.
@@ -409,8 +411,11 @@ class Body:
             RequestError: The body is too large, too slow or not as long as declared.
             ClientDisconnectedError: The client left before the end.
         """
+        if self._data is not None or self._spool is not None:
+            self._check_kept()
+            return
         if self._loading is None:
-            self._loading = Lock()
+            self._loading = Lock(fast_acquire=True)
         # Two tasks may be the first to ask.
         async with self._loading:
             self._check_kept()
@@ -568,7 +573,8 @@ class Body:
             except BaseException:
                 self._put_ahead(None)
                 raise
-            self._put_ahead(message)
+            # What is no message is one of an unknown type; None stands for nothing here.
+            self._put_ahead(message if isinstance(message, Mapping) else {"type": type(message)})
             if _kind(message) == "http.disconnect":
                 self._ahead = _DISCONNECT
                 self.leave()
@@ -591,6 +597,17 @@ class Body:
         self._parked = None
 
     async def _wait_for_disconnect(self) -> None:
+        if self._listening:
+            # Somebody else is inside receive(): wait for what that one gets.
+            await self.wait_disconnected()
+            return
+        self._listening = True
+        try:
+            await self._receive_disconnect()
+        finally:
+            self._listening = False
+
+    async def _receive_disconnect(self) -> None:
         while not self.is_disconnected:
             try:
                 message = await self._receive()
@@ -616,7 +633,7 @@ class Body:
         Raises:
             Exception: What ``receive`` raised: no disconnect can come any more.
         """
-        if self.is_alone:
+        if self.is_alone and not self._listening:
             await self.listen()
         elif not self.is_disconnected:
             if self._left is None:

@@ -84,6 +84,13 @@ class _Exchange:
             return "response"
         return "handler" if self.is_begun else "body"
 
+    def take(self, response: Response) -> None:
+        """Have this response be the one that is sent, and closed in the end."""
+        self.response = response
+        # Asked of the class: most responses have nothing to close, and no method has to be called to learn that.
+        if type(response).aclose is not Response.aclose:
+            self.needs_closing = True
+
     def replace(self, response: Response | None) -> None:
         """Keep a response that is not sent, for it to be closed."""
         if isinstance(response, Response):
@@ -316,15 +323,15 @@ class Handler:
                     response = await self.endpoint(exchange.request)
                 if not isinstance(response, Response):
                     raise TypeError(f"the endpoint returned {type(response).__name__}; it must return a Response")
+                exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
             except Exception as exc:
                 exchange.replace(response)
                 response = self._answer(exchange, exc)
-            exchange.response = response
-        # Asked of the class: most responses have nothing to close, and no method has to be called to learn that.
-        if type(response).aclose is not Response.aclose:
-            exchange.needs_closing = True
+                exchange.take(response)
+        else:
+            exchange.take(response)
         if self._cancels and exchange.body.is_disconnected:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
@@ -337,7 +344,8 @@ class Handler:
             if writer.is_started:
                 raise
             exchange.replace(response)
-            response = exchange.response = self._answer(exchange, exc)
+            response = self._answer(exchange, exc)
+            exchange.take(response)
             await self.send_response(response, writer)
 
     def _answer(self, exchange: _Exchange, exc: Exception) -> Response:

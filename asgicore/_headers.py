@@ -114,7 +114,7 @@ def decode_request_headers(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDictPro
     """The fields as text (latin-1, RFC 9110 section 5.5), every repeat kept in order."""
     known = _KNOWN.get
     try:
-        pairs = [(known(name) or name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
+        pairs = [(known(name) or name.lower().decode("latin-1"), value.decode("latin-1")) for name, value in raw]
     except (AttributeError, TypeError, ValueError):
         raise MalformedRequestError("headers", NO_PAIR) from None
     return CIMultiDictProxy(CIMultiDict(pairs))

@@ -350,6 +350,7 @@ class RedirectResponse(Response):
         if not is_status(status_code) or not 300 <= status_code <= 399:
             raise ValueError(f"a redirect takes a status from 300 to 399, not {status_code!r}")
         # Controls would be escaped, and so hidden; a newline in a target is an attack or a mistake.
+        url = str(url)
         if PATH_CONTROL.search(url):
             raise InvalidHeaderError("location", "the URL holds a control character")
         try:

@@ -6,6 +6,7 @@ roll-over.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -15,6 +16,8 @@ from typing import Any, Final, TypeVar
 from anyio import CapacityLimiter, create_memory_object_stream, create_task_group
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
+
+from ._watch import running_asyncio_task
 
 T = TypeVar("T")
 
@@ -134,6 +137,8 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
     # Without a buffer: a batch is handed over when the writer is done with the last one.
     batches, taken = create_memory_object_stream[list[bytes | bytearray]](0)
     failure: OSError | None = None
+    task = running_asyncio_task()
+    cancelling = task.cancelling() if task is not None else 0
 
     async def write() -> None:
         # One task for all batches: a task for each costs nearly as much as its hop.
@@ -160,6 +165,9 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
         if failure is not None:
             raise failure
     except BaseExceptionGroup as group_of_one:
+        if task is not None and task.cancelling() > cancelling:
+            # A native cancellation that hits the end of a group which fails already is dropped there.
+            raise asyncio.CancelledError from None
         # The writer keeps its failure to itself, so only the block above raised, and only one thing: that the
         # writer takes no more, or what the body ran into.
         raise failure or group_of_one.exceptions[0] from None

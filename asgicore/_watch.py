@@ -14,6 +14,7 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
@@ -227,13 +228,15 @@ async def run_shielded(work: Coroutine[Any, Any, None], seconds: float | None) -
     try:
         await _hold(_run_until(work, seconds), mark)
     finally:
-        _cleanup.reset(token)
+        # Another context: the loop has given the task up, and somebody else closes its coroutine.
+        with suppress(ValueError):
+            _cleanup.reset(token)
 
 
 async def _run_until(work: Coroutine[Any, Any, None], seconds: float | None) -> None:
     with CancelScope(shield=True) if seconds is None else move_on_after(seconds, shield=True) as scope:
         await work
-    if scope.cancelled_caught:
+    if scope.cancel_called:
         logger.warning("cleanup did not end within %g seconds and was cancelled", seconds)
 
 
@@ -247,11 +250,15 @@ class _Guard(asyncio.Future[None]):
 
     mark: object = None
     refused: bool = False
+    task: asyncio.Task[Any] | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         if _cleanup.get() is self.mark:
             return super().cancel(msg)
         self.refused = True
+        if self.task is not None:
+            # As if it had not been asked for yet: a timeout inside of the cleanup counts the requests.
+            self.task.uncancel()
         return True
 
     def settle(self, _: object) -> None:
@@ -261,7 +268,7 @@ class _Guard(asyncio.Future[None]):
 
 @types.coroutine
 def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, None]:
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     refused = False
     step: Callable[[Any], Any] = coro.send
     argument: Any = None
@@ -270,7 +277,7 @@ def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, 
             waited = step(argument)
             step, argument = coro.send, None
             guard = _Guard(loop=loop)
-            guard.mark = mark
+            guard.mark, guard.task = mark, task
             if waited is None:  # a bare yield: one turn of the loop
                 loop.call_soon(guard.settle, None)
             else:

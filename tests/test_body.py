@@ -22,6 +22,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from conftest import BACKENDS
+from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages
 
 from asgicore import (
     Body,
@@ -35,8 +37,6 @@ from asgicore import (
 )
 from asgicore._spool import Spool
 from asgicore._state import RequestState
-from conftest import BACKENDS
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at /proc/self/fd")
@@ -876,10 +876,9 @@ async def test_reader_gone_on_alone_keeps_the_idle_timeout(way: str) -> None:
             await use(body, way)
 
     with anyio.fail_after(5):
-        async with aclosing(body), anyio.create_task_group() as group:
-            async with listening(body):
-                group.start_soon(read)
-                await settle()
+        async with aclosing(body), anyio.create_task_group() as group, listening(body):
+            group.start_soon(read)
+            await settle()
 
 
 @pytest.mark.parametrize("way", [*WAYS, "call"])

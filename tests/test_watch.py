@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from conftest import BACKENDS
 
 from asgicore import _watch
 from asgicore._watch import (
@@ -25,7 +26,6 @@ from asgicore._watch import (
     start_listener,
     timed,
 )
-from conftest import BACKENDS
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 

@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from fakes import Channel, Message
 
 from asgicore import ClientDisconnectedError, ContentLengthError, InvalidHeaderError, ResponseStateError
 from asgicore._writer import Writer, limit_send, slice_bytes
-from fakes import Channel, Message
 
 # What the letters of a script below stand for.
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
@@ -28,7 +28,7 @@ def chunks_of(size: int) -> Callable[[bytes], Iterable[tuple[bytes, bool]]]:
     return lambda data: slice_bytes(data, size)
 
 
-class parts:  # noqa: N801 - reads like the generator function that it stands for
+class parts:
     """A body in parts; at its end ``error`` is raised. No generator, so that nobody has to close it."""
 
     def __init__(self, *items: Any, error: BaseException | None = None) -> None:
