@@ -429,7 +429,7 @@ class Handler:
                 self._drained = Event()
                 await self._drained.wait()
         for exchange in self._waiting:
-            if exchange.cancel is not None:
+            if exchange.cancel is not None and not exchange.writer.is_done:
                 exchange.is_ending = True
                 exchange.cancel()
 

@@ -6,18 +6,15 @@ roll-over.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, TypeVar
 
-from anyio import CapacityLimiter, create_memory_object_stream, create_task_group
+from anyio import BrokenResourceError, CapacityLimiter, create_memory_object_stream, create_task_group
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
-
-from ._watch import running_asyncio_task
 
 T = TypeVar("T")
 
@@ -136,9 +133,7 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
     """
     # Without a buffer: a batch is handed over when the writer is done with the last one.
     batches, taken = create_memory_object_stream[list[bytes | bytearray]](0)
-    failure: OSError | None = None
-    task = running_asyncio_task()
-    cancelling = task.cancelling() if task is not None else 0
+    failure: Exception | None = None
 
     async def write() -> None:
         # One task for all batches: a task for each costs nearly as much as its hop.
@@ -147,30 +142,33 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
             async for batch in taken:
                 try:
                     await in_file_thread(into.write, batch)
-                except OSError as exc:
+                except Exception as exc:
                     failure = exc
                     return
 
     try:
-        async with create_task_group() as group:
-            group.start_soon(write)
-            with batches:
-                await batches.send(parts.take())
-                async for part in rest:
-                    parts.add(part)
-                    if parts.size >= BATCH_BYTES:
+        try:
+            async with create_task_group() as group:
+                group.start_soon(write)
+                # No error leaves the group: it would come out wrapped, and hide a cancellation that comes while
+                # the writer ends.
+                try:
+                    with batches:
                         await batches.send(parts.take())
-                if parts.size:
-                    await batches.send(parts.take())
+                        async for part in rest:
+                            parts.add(part)
+                            if parts.size >= BATCH_BYTES:
+                                await batches.send(parts.take())
+                        if parts.size:
+                            await batches.send(parts.take())
+                except Exception as exc:
+                    # That the writer takes no more is the writer's failure; anything else comes from the body.
+                    if not isinstance(exc, BrokenResourceError):
+                        failure = failure or exc
+        except BaseExceptionGroup as group_of_one:
+            raise group_of_one.exceptions[0] from None  # what ends the process
         if failure is not None:
             raise failure
-    except BaseExceptionGroup as group_of_one:
-        if task is not None and task.cancelling() > cancelling:
-            # A native cancellation that hits the end of a group which fails already is dropped there.
-            raise asyncio.CancelledError from None
-        # The writer keeps its failure to itself, so only the block above raised, and only one thing: that the
-        # writer takes no more, or what the body ran into.
-        raise failure or group_of_one.exceptions[0] from None
     finally:
         failure = None
         taken.close()

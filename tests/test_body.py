@@ -11,7 +11,7 @@ import threading
 import tracemalloc
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import product
 from pathlib import Path
@@ -131,7 +131,8 @@ async def use(body: Body, way: str) -> bytes:
     if way == "stream":
         stream: Any = body.stream()
         async with aclosing(stream):
-            return b"".join([piece async for piece in stream])
+            data: bytes = b"".join([piece async for piece in stream])
+        return data
     if way == "call":
         data = b""
         while True:
@@ -316,7 +317,7 @@ async def test_begin_with_an_awaitable_that_is_no_coroutine_reads_it(parts: tupl
     messages = iter(body_messages(*parts))
 
     class Ready:
-        def __await__(self) -> Iterator[Any]:
+        def __await__(self) -> Generator[Any, Any, Message]:
             yield from checkpoint().__await__()
             return next(messages)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import repeat
 from typing import Any
@@ -15,6 +16,7 @@ from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, http_scope
 from faults import Server, check_messages, living_tasks, on_asyncio, turn, turns
 
 from asgicore import ClientDisconnectedError, Handler, HTTPError, Limits, Request, Response, StreamingResponse
+from asgicore._spool import Spool
 
 modes = pytest.mark.parametrize("mode", ["spool", "stream"])
 
@@ -975,6 +977,42 @@ async def test_disconnect_listener_slow_to_end_is_gone_when_an_outer_scope_cance
             await anyio.wait_all_tasks_blocked()
             scope.cancel()
     assert at_the_end == [True]
+
+
+@on_asyncio
+async def test_disconnect_native_cancellation_while_a_refused_upload_is_written_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cancelled while it waits for the disk to refuse an upload, the application raises the cancellation."""
+    release = threading.Event()
+    write = Spool.write
+
+    def slow(self: Spool, *args: Any) -> None:
+        release.wait(5)
+        write(self, *args)
+
+    monkeypatch.setattr(Spool, "write", slow)
+    server = Server(body_messages(*[b"12345"] * 5))
+    handler = Handler(never, limits=Limits(spool_threshold_bytes=8, max_body_bytes=20))
+    reached = []
+
+    async def app() -> None:
+        await handler(http_scope(method="POST"), server.receive, server.send)
+        reached.append(True)
+        await turn(3)
+
+    with anyio.fail_after(5):
+        task = asyncio.create_task(app())
+        while server.received < 5:
+            await checkpoint()
+        await turn(5)
+        assert not task.done()
+        task.cancel()
+        await turn(5)
+        release.set()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert reached == []
 
 
 @on_asyncio

@@ -1341,6 +1341,30 @@ async def test_handler_aclose_while_the_start_is_being_sent_stays_legal() -> Non
     check_messages(server.sent)
 
 
+async def test_handler_aclose_while_the_end_is_being_sent_runs_no_background() -> None:
+    """A response whose final message the server had not taken was not sent to its end."""
+    ran = []
+
+    async def blocks(index: int, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await anyio.sleep_forever()
+
+    async def background() -> None:
+        ran.append(True)
+
+    async def endpoint(request: Request) -> Response:
+        return Response(b"x", background=background)
+
+    handler = Handler(endpoint)
+    server = Server(on_send=blocks)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            await Running(handler, group).start(server)
+            await handler.aclose(grace_seconds=0)
+    check_messages(server.sent, complete=False)
+    assert ran == []
+
+
 async def test_handler_aclose_in_notify_mode_cancels_nothing() -> None:
     """With notify a request goes on, whatever the handler wishes."""
     goes_on = anyio.Event()

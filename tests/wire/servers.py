@@ -81,6 +81,8 @@ def _hypercorn(worker: str, http2: bool) -> Kind:
         arguments=("-k", worker, "--graceful-timeout", "1", "-b", "127.0.0.1:{port}", "{app}"),
         http2=http2,
         continues_late=False,
+        # Hypercorn 0.18 goes on as soon as the window of a stream is full, and buffers without end.
+        holds_back=not http2,
         # Hypercorn 0.18: such a part raises KeyError, which ends the connection, and the trio worker altogether.
         survives_early_answers=not http2,
         # Its trio worker writes to a connection that its reader is just closing, when a client leaves as soon as it has
