@@ -80,6 +80,9 @@ async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, second
         raise
 
 
+_STEPPED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+
 def _waits_in(awaited: Any, source: object) -> bool:
     """Whether a coroutine waits for the generator ``source``, through whatever it awaits."""
     while awaited is not None and awaited is not source:
@@ -88,9 +91,11 @@ def _waits_in(awaited: Any, source: object) -> bool:
         elif isinstance(awaited, AsyncGeneratorType):
             awaited = awaited.ag_await
         elif isinstance(awaited, GeneratorType):
-            # resume() forwards by hand while the body is under way.
-            frame = awaited.gi_frame
-            awaited = awaited.gi_yieldfrom or (frame and frame.f_locals.get("coro"))
+            if awaited.gi_yieldfrom is None and awaited.gi_frame is not None:
+                # One that forwards by hand, as resume() does: what it steps is among its variables.
+                held = awaited.gi_frame.f_locals.values()
+                return any(_waits_in(one, source) for one in held if isinstance(one, _STEPPED))
+            awaited = awaited.gi_yieldfrom
         else:
             # The step of an asynchronous generator does not tell whose it is, but refers to it.
             awaited = next((one for one in gc.get_referents(awaited) if isinstance(one, AsyncGeneratorType)), None)
@@ -140,6 +145,8 @@ class IdleTimer:
                 self.expired = True
                 task.cancel()
                 return
+        self._looks = 0
+        self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)
 
     def take_back(self) -> bool:
         """Whether the cancellation that arrived is this timer's and nobody else's; if so it is taken back."""

@@ -92,10 +92,10 @@ async def _expect(receive: Receive, kind: str) -> None:
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a websocket: with a 403 response where the server offers that, else by closing it unaccepted."""
-    message = await receive()
-    if message.get("type") != "websocket.connect":
-        return  # the client left first
     try:
+        message = await receive()
+        if message.get("type") != "websocket.connect":
+            return  # the client left first
         if "websocket.http.response" in (scope.get("extensions") or {}):
             await send({"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
             await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})

@@ -398,9 +398,10 @@ READERS: dict[str, Callable[[Body], Awaitable[Any]]] = {
 @pytest.mark.parametrize(("message", "data"), TAKEN)
 async def test_message_with_missing_or_unusual_keys_is_taken(message: Message, data: bytes) -> None:
     """In "Request - receive event": ``body`` defaults to empty and ``more_body`` to false; parts come out as bytes."""
+    odd = {"type": "http.request", "body": bytearray(b"odd"), "more_body": True}
     for lead, way, keep in product((False, True), WAYS, (False, True)):
-        messages = [part(b"lead"), message] if lead else [message]
-        expected = b"lead" + data if lead else data
+        messages = [part(b"lead"), odd, message] if lead else [message]
+        expected = b"leadodd" + data if lead else data
         body = Body(Channel(messages).receive, keep=keep)
         async with aclosing(body):
             if keep:
@@ -940,6 +941,109 @@ async def test_leave_with_a_part_read_ahead_keeps_the_part() -> None:
         last.leave()
         assert await last.read() == b"end"
         assert last.state is RequestState.GONE
+
+
+@pytest.mark.parametrize("first", ["call", "listen", "wait"])
+@pytest.mark.parametrize("second", ["call", "listen", "wait"])
+@pytest.mark.parametrize("is_alone", [False, True])
+async def test_waiting_for_the_disconnect_goes_on_when_the_one_inside_receive_is_cancelled(
+    first: str, second: str, is_alone: bool
+) -> None:
+    """Of two that wait the one in ``receive`` gives up, as a poll with a timeout does: the other one takes over."""
+    if not is_alone and "wait" in (first, second) and {first, second} != {"wait"}:
+        first, second = sorted((first, second), key="wait".__eq__)  # only who receives can be the first
+    if (first, second) == ("wait", "wait") and not is_alone:
+        return  # nobody receives
+    feed = Feed(EMPTY)
+    body = Body(feed.receive)
+    await body.load()
+    body.is_alone = is_alone
+    ways: dict[str, Callable[[], Awaitable[object]]] = {
+        "call": body,
+        "listen": body.listen,
+        "wait": body.wait_disconnected,
+    }
+    if not is_alone and second == "wait":
+        # Nobody but the handler's listener tells it, and that one is gone.
+        return
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+
+            async def give_up() -> None:
+                with scope:
+                    await ways[first]()
+
+            group.start_soon(give_up)
+            await settle()
+            group.start_soon(ways[second])
+            await settle()
+            assert feed.calls == 2
+            scope.cancel()
+            await settle()
+            feed.put(DISCONNECT)
+    assert body.is_disconnected
+
+
+@pytest.mark.parametrize("second", ["call", "listen"])
+@pytest.mark.parametrize("item", [RuntimeError("broken server"), {"type": "unknown"}], ids=["error", "unknown type"])
+async def test_waiting_for_the_disconnect_ends_when_the_one_inside_receive_fails(second: str, item: Any) -> None:
+    """Both learn that no disconnect can come any more."""
+    feed = Feed(EMPTY)
+    body = Body(feed.receive)
+    await body.load()
+    failures: list[BaseException] = []
+
+    async def wait(way: str) -> None:
+        try:
+            await (body() if way == "call" else body.listen())
+        except (RuntimeError, ServerProtocolError) as exc:
+            failures.append(exc)
+
+    with anyio.fail_after(3):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait, "call")
+            await settle()
+            group.start_soon(wait, second)
+            await settle()
+            feed.put(item)
+    assert len(failures) == 2
+
+
+async def test_wait_disconnected_raises_when_no_disconnect_can_come() -> None:
+    """What ``receive`` raised is told to whoever waits, and to whoever comes later only if that waits."""
+    error = RuntimeError("broken server")
+    body = Body(Feed().receive)
+    failures: list[BaseException] = []
+
+    async def wait() -> None:
+        try:
+            await body.wait_disconnected()
+        except RuntimeError as exc:
+            failures.append(exc)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            group.start_soon(wait)
+            await settle()
+            body.fail(error)
+    assert failures == [error, error]
+
+
+async def test_wait_disconnected_without_a_handler_listens_itself() -> None:
+    """A body that stands alone has no listener beside it; what is read ahead meanwhile is kept."""
+    feed = Feed(part(b"abc", False))
+    body = Body(feed.receive)
+    body.is_alone = True
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(body.wait_disconnected)
+            await settle()
+            feed.put(DISCONNECT)
+        await body.wait_disconnected()
+    assert body.is_disconnected
+    assert await body.read() == b"abc"
 
 
 async def test_wait_disconnected_returns_when_the_client_leaves() -> None:

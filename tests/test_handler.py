@@ -1341,15 +1341,17 @@ async def test_handler_aclose_while_the_start_is_being_sent_stays_legal() -> Non
     check_messages(server.sent)
 
 
-async def test_handler_aclose_while_the_end_is_being_sent_runs_no_background() -> None:
-    """A response whose final message the server had not taken was not sent to its end."""
-    ran = []
+async def test_handler_aclose_while_the_end_is_being_sent_runs_background_only_after_it() -> None:
+    """Background work waits until the final message was taken, also where the handler is closed meanwhile."""
+    taken = anyio.Event()
+    ran: list[bool] = []
 
     async def blocks(index: int, message: Message) -> None:
         if message["type"] == "http.response.body":
-            await anyio.sleep_forever()
+            await taken.wait()
 
     async def background() -> None:
+        check_messages(server.sent, complete=True)
         ran.append(True)
 
     async def endpoint(request: Request) -> Response:
@@ -1361,8 +1363,10 @@ async def test_handler_aclose_while_the_end_is_being_sent_runs_no_background() -
         async with anyio.create_task_group() as group:
             await Running(handler, group).start(server)
             await handler.aclose(grace_seconds=0)
-    check_messages(server.sent, complete=False)
-    assert ran == []
+            await turn(10)
+            assert ran == []
+            taken.set()
+    assert ran == ([True] if len(server.sent) == 2 else [])
 
 
 async def test_handler_aclose_in_notify_mode_cancels_nothing() -> None:

@@ -383,6 +383,7 @@ async def test_spool_whose_last_write_fails_raises_that(disks: Callable[..., Dis
         BodyTooLargeError(5),
         ClientDisconnectedError(),
         RuntimeError("broken server"),
+        anyio.BrokenResourceError("the server's own"),
         ExceptionGroup("the server's own", [ValueError(), KeyError()]),
         KeyboardInterrupt(),
     ],

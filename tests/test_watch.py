@@ -779,6 +779,14 @@ async def inside_scope() -> str:
     return "timed out" if scope.cancelled_caught else "not caught"
 
 
+async def inside_turns() -> str:
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_later(0.02, scope.cancel)
+        while True:
+            await asyncio.sleep(0)
+    return "timed out" if scope.cancelled_caught else "not caught"
+
+
 async def inside_group() -> str:
     async def fail() -> None:
         await asyncio.sleep(0.02)
@@ -811,7 +819,7 @@ async def inside_anyio_group() -> str:
 @pytest.mark.parametrize("cancelled", ["never", "before", "meanwhile"])
 @pytest.mark.parametrize(
     "inside",
-    [inside_timeout, inside_wait_for, inside_move_on, inside_scope, inside_group, inside_anyio_group],
+    [inside_timeout, inside_wait_for, inside_move_on, inside_scope, inside_turns, inside_group, inside_anyio_group],
     ids=lambda inside: inside.__name__,
 )
 async def test_run_shielded_lets_timeouts_inside_of_it_work(
