@@ -118,7 +118,7 @@ class Body:
     _turned: float = 0.0
     _loading: Lock | None = None
     # Inside receive() for the disconnect.
-    _listening: bool = False
+    _listening: Event | None = None
     # Inside receive() for one message; while a generator is, its ag_await tells.
     _reading: bool = False
     # Why what was received is not the whole body, although the messages are gone.
@@ -597,15 +597,21 @@ class Body:
         self._parked = None
 
     async def _wait_for_disconnect(self) -> None:
-        if self._listening:
-            # Somebody else is inside receive(): wait for what that one gets.
-            await self.wait_disconnected()
-            return
-        self._listening = True
-        try:
-            await self._receive_disconnect()
-        finally:
-            self._listening = False
+        while not self.is_disconnected:
+            if self._listening is not None:
+                # Somebody else is inside receive(): wait for what that one gets, or go on where it gave up.
+                await self._listening.wait()
+                if self.failure is not None:
+                    raise self.failure
+                continue
+            self._listening = listening = Event()
+            try:
+                await self._receive_disconnect()
+            except Exception as exc:
+                raise self.fail(exc) from None
+            finally:
+                self._listening = None
+                listening.set()
 
     async def _receive_disconnect(self) -> None:
         while not self.is_disconnected:
@@ -633,7 +639,7 @@ class Body:
         Raises:
             Exception: What ``receive`` raised: no disconnect can come any more.
         """
-        if self.is_alone and not self._listening:
+        if self.is_alone:
             await self.listen()
         elif not self.is_disconnected:
             if self._left is None:

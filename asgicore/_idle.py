@@ -145,8 +145,9 @@ class IdleTimer:
                 self.expired = True
                 task.cancel()
                 return
-        self._looks = 0
-        self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)
+        # Whoever waits hides it: nobody can be told, and the next look comes as before.
+        self._looks = 0  # pragma: no cover - an awaitable in C that steps another one
+        self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)  # pragma: no cover
 
     def take_back(self) -> bool:
         """Whether the cancellation that arrived is this timer's and nobody else's; if so it is taken back."""

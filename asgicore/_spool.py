@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, TypeVar
 
-from anyio import BrokenResourceError, CapacityLimiter, create_memory_object_stream, create_task_group
+from anyio import CapacityLimiter, create_memory_object_stream, create_task_group
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
@@ -162,9 +162,8 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
                         if parts.size:
                             await batches.send(parts.take())
                 except Exception as exc:
-                    # That the writer takes no more is the writer's failure; anything else comes from the body.
-                    if not isinstance(exc, BrokenResourceError):
-                        failure = failure or exc
+                    # Where the writer takes no more, its failure is there first.
+                    failure = failure or exc
         except BaseExceptionGroup as group_of_one:
             raise group_of_one.exceptions[0] from None  # what ends the process
         if failure is not None:

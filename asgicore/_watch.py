@@ -90,6 +90,7 @@ def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Genera
     Returns and raises what the coroutine does. ``body.suspended()`` is called at each suspension until the
     body is settled.
     """
+    sent: Any = None
     try:
         while True:
             body.suspended()
@@ -106,6 +107,9 @@ def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Genera
     except StopIteration as stop:
         ended: T = stop.value
         return ended
+    finally:
+        # Trio sends outcomes, and one that is a cancellation refers to this frame.
+        sent = None
 
 
 async def timed(coro: Coroutine[Any, Any, T], label: str) -> T:
@@ -250,15 +254,14 @@ class _Guard(asyncio.Future[None]):
 
     mark: object = None
     refused: bool = False
-    task: asyncio.Task[Any] | None = None
+    task: asyncio.Task[Any]
 
     def cancel(self, msg: Any | None = None) -> bool:
         if _cleanup.get() is self.mark:
             return super().cancel(msg)
         self.refused = True
-        if self.task is not None:
-            # As if it had not been asked for yet: a timeout inside of the cleanup counts the requests.
-            self.task.uncancel()
+        # As if it had not been asked for yet: a timeout inside of the cleanup counts the requests.
+        self.task.uncancel()
         return True
 
     def settle(self, _: object) -> None:
@@ -268,7 +271,7 @@ class _Guard(asyncio.Future[None]):
 
 @types.coroutine
 def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, None]:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
     refused = False
     step: Callable[[Any], Any] = coro.send
     argument: Any = None

@@ -827,3 +827,17 @@ async def test_base_end_hooks_do_nothing() -> None:
     await handler.response_ready(None, Response())
     await handler.client_left(None, "body")
     await handler.request_finished(None, None)
+
+
+async def test_send_response_that_sends_nothing_ends_the_call() -> None:
+    """A hook that leaves out the response leaves the rest to the server; the engine adds nothing."""
+
+    class Mute(Handler):
+        async def send_response(self, response: Response, send: Any) -> None:
+            pass
+
+    async def endpoint(request: Request) -> Response:
+        return Response()
+
+    channel = await call(Mute(endpoint))
+    assert channel.sent == []
