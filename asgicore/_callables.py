@@ -18,9 +18,19 @@ def is_async_callable(target: Any) -> bool:
     Looks through partials and bound methods, at ``__call__`` of objects, and honours
     ``inspect.markcoroutinefunction`` and asgiref's twin of it.
     """
-    while isinstance(target, functools.partial):
-        target = target.func
+    target = _unwrap(target)
     if _is_marked(target):
         return True
-    # Calling a class makes an instance, whatever its __call__ is.
-    return not inspect.isclass(target) and _is_marked(getattr(target, "__call__", None))  # noqa: B004
+    # Calling a class makes an instance, whatever its __call__ is. Looked up without binding: what is found may be
+    # a partial, which from 3.13 on warns when it is bound.
+    return not inspect.isclass(target) and _is_marked(_unwrap(inspect.getattr_static(type(target), "__call__", None)))
+
+
+def _unwrap(target: Any) -> Any:
+    while True:
+        if isinstance(target, functools.partial):
+            target = target.func
+        elif isinstance(target, (staticmethod, classmethod)):
+            target = target.__func__
+        else:
+            return target

@@ -12,11 +12,11 @@ import gc
 import weakref
 from collections.abc import Awaitable, Coroutine
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any
+from typing import Any, cast
 
 from anyio import move_on_after
 
-from ._watch import is_trio, resume
+from ._watch import is_trio, resume, running_asyncio_task
 from .errors import BodyTimeoutError
 from .types import Message, Receive
 
@@ -119,7 +119,7 @@ class IdleTimer:
         self._seconds = seconds
         self._seen: Any = None
         self._looks = 0
-        self._task: asyncio.Task[Any] | None = None
+        self._task = cast("asyncio.Task[Any]", running_asyncio_task())
         self._cancelling = 0
         self._loop = asyncio.get_running_loop()
         self.expired = False
@@ -138,20 +138,17 @@ class IdleTimer:
         if self._looks < _LOOKS:
             self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)
             return
-        # The stream may have been handed to another task since it began, and none else may be cancelled.
-        for task in asyncio.all_tasks(self._loop):
-            if _waits_in(task.get_coro(), source):
-                self._task, self._cancelling = task, task.cancelling()
-                self.expired = True
-                task.cancel()
-                return
-        # Whoever waits hides it: nobody can be told, and the next look comes as before.
-        self._looks = 0  # pragma: no cover - an awaitable in C that steps another one
-        self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)  # pragma: no cover
+        # The stream may have been handed to another task since it began, and none else may be cancelled. Where whoever
+        # waits hides it (an awaitable in C that steps another one), it is taken for the task that began.
+        waiting = (task for task in asyncio.all_tasks(self._loop) if _waits_in(task.get_coro(), source))
+        self._task = next(waiting, self._task)
+        self._cancelling = self._task.cancelling()
+        self.expired = True
+        self._task.cancel()
 
     def take_back(self) -> bool:
         """Whether the cancellation that arrived is this timer's and nobody else's; if so it is taken back."""
-        return self.expired and self._task is not None and self._task.uncancel() <= self._cancelling
+        return self.expired and self._task.uncancel() <= self._cancelling
 
     def stop(self) -> None:
         """Look no more, and let go of the generator."""

@@ -143,3 +143,14 @@ def test_callable_that_gives_something_else_is_not_asynchronous(target: Any) -> 
 def test_callable_with_attribute_lookup_that_fails_is_not_asynchronous() -> None:
     """An object that cannot be called is none, without an error."""
     assert is_async_callable(object()) is False
+
+
+def test_callable_object_whose_call_is_a_static_method_is_asynchronous() -> None:
+    """What stands behind a static method counts."""
+
+    async def endpoint() -> None: ...
+
+    class Static:
+        __call__ = staticmethod(endpoint)
+
+    assert is_async_callable(Static())

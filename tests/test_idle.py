@@ -224,6 +224,35 @@ async def by_an_awaitable(stream: AsyncIterator[bytes]) -> None:
         await Next()
 
 
+async def by_an_opaque_awaitable(stream: AsyncIterator[bytes]) -> None:
+    class Steps:
+        """An iterator that forwards each step, as compiled code does."""
+
+        def __init__(self) -> None:
+            self._forward = [stream.__anext__().__await__()]
+
+        def __await__(self) -> Steps:
+            return self
+
+        def __iter__(self) -> Steps:
+            return self
+
+        def __next__(self) -> Any:
+            return next(self._forward[0])
+
+        def send(self, value: Any) -> Any:
+            return self._forward[0].send(value)
+
+        def throw(self, *error: Any) -> Any:
+            return self._forward[0].throw(*error)
+
+        def close(self) -> None:
+            self._forward[0].close()
+
+    while True:
+        await Steps()
+
+
 async def by_a_scope(stream: AsyncIterator[bytes]) -> None:
     with anyio.move_on_after(5):
         await read_on(stream)
@@ -276,6 +305,7 @@ READERS: list[Callable[[AsyncIterator[bytes]], Awaitable[None]]] = [
     by_a_generator,
     by_an_object,
     by_an_awaitable,
+    by_an_opaque_awaitable,
     by_a_scope,
     by_a_child_task,
     by_stepping,

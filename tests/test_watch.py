@@ -575,7 +575,7 @@ async def test_listener_stopped_by_a_task_that_is_cancelled_has_ended(manner: st
         await listener.stop()
 
 
-@only_asyncio
+@pytest.mark.parametrize("anyio_backend", BACKENDS[:1])  # uvloop's own loop takes no eager factory on every Python
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 @pytest.mark.parametrize("manner", ["waits", "ends at once", "cleans up"])
 async def test_listener_with_eager_tasks_is_stopped(manner: str) -> None:
