@@ -56,7 +56,9 @@ _LOOK_AGAIN_SECONDS: Final = 0.05
 
 def _kind(message: object) -> object:
     """The type of a message; for what is no message its Python type, which no message has."""
-    return message.get("type") if isinstance(message, Mapping) else type(message)
+    if isinstance(message, Mapping):
+        return cast("Message", message).get("type")
+    return type(message)
 
 
 def _is_last(message: Message | None) -> bool:

@@ -12,7 +12,7 @@ import gc
 import weakref
 from collections.abc import Awaitable, Coroutine
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from anyio import move_on_after
 
@@ -80,17 +80,19 @@ async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, second
         raise
 
 
-_STEPPED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_GENERATOR: Final[type[Any]] = AsyncGeneratorType
+_STEPPED: Final[tuple[type[Any], ...]] = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
 def _waits_in(awaited: Any, source: object) -> bool:
     """Whether a coroutine waits for the generator ``source``, through whatever it awaits."""
     while awaited is not None and awaited is not source:
-        if isinstance(awaited, CoroutineType):
+        kind = cast("type[object]", type(awaited))
+        if kind is CoroutineType:
             awaited = awaited.cr_await
-        elif isinstance(awaited, AsyncGeneratorType):
+        elif kind is AsyncGeneratorType:
             awaited = awaited.ag_await
-        elif isinstance(awaited, GeneratorType):
+        elif kind is GeneratorType:
             if awaited.gi_yieldfrom is None and awaited.gi_frame is not None:
                 # One that forwards by hand, as resume() does: what it steps is among its variables.
                 held = awaited.gi_frame.f_locals.values()
@@ -98,7 +100,8 @@ def _waits_in(awaited: Any, source: object) -> bool:
             awaited = awaited.gi_yieldfrom
         else:
             # The step of an asynchronous generator does not tell whose it is, but refers to it.
-            awaited = next((one for one in gc.get_referents(awaited) if isinstance(one, AsyncGeneratorType)), None)
+            referents: list[Any] = gc.get_referents(awaited)
+            awaited = next((one for one in referents if type(one) is _GENERATOR), None)
     return awaited is source
 
 

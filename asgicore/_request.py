@@ -148,15 +148,13 @@ class Request:
             raise MalformedRequestError("headers", NO_PAIR) from None
 
     def _fields(self) -> list[Any]:
-        raw: list[Any] | None = self._raw
-        if raw is None:
-            fields = self.scope.get("headers")
+        if self._raw is None:
+            fields: Any = self.scope.get("headers")
             try:
-                raw = fields if type(fields) is list else [*(fields or ())]
+                self._raw = fields if fields.__class__ is list else [*(fields or ())]
             except TypeError:
                 raise MalformedRequestError("headers", NO_PAIR) from None
-            self._raw = raw
-        return raw
+        return self._raw
 
     def _field(self, name: bytes) -> bytes | None:
         try:
