@@ -32,6 +32,11 @@ def _refuse_constant(name: str) -> Any:
 _decode_json: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
+def _as_list(fields: Any) -> list[Any]:
+    # The list of the scope itself, where it is one: nobody here changes it.
+    return fields if fields.__class__ is list else [*fields]
+
+
 class Request:
     """One HTTP request.
 
@@ -148,13 +153,15 @@ class Request:
             raise MalformedRequestError("headers", NO_PAIR) from None
 
     def _fields(self) -> list[Any]:
-        if self._raw is None:
+        raw = self._raw
+        if raw is None:
             fields: Any = self.scope.get("headers")
             try:
-                self._raw = fields if fields.__class__ is list else [*(fields or ())]
+                raw = _as_list(fields or ())
             except TypeError:
                 raise MalformedRequestError("headers", NO_PAIR) from None
-        return self._raw
+            self._raw = raw
+        return raw
 
     def _field(self, name: bytes) -> bytes | None:
         try:
