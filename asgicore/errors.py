@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 __all__ = [
     "AsgicoreError",
@@ -115,7 +115,7 @@ class RequestError(HTTPError):
     def __init__(self, field: str, reason: str) -> None:
         self.field = field
         super().__init__(self.status_hint, f"{field}: {reason}")
-        self.args = (field, reason)
+        self.args: tuple[Any, ...] = (field, reason)
 
 
 class MalformedRequestError(RequestError):
@@ -147,7 +147,7 @@ class BodyTooLargeError(RequestError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__("body", f"larger than the limit of {limit} bytes")
-        self.args = (limit,)
+        self.args: tuple[Any, ...] = (limit,)
 
 
 class BodyTimeoutError(RequestError):
@@ -159,7 +159,7 @@ class BodyTimeoutError(RequestError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__("body", f"nothing received for {seconds:g} seconds")
-        self.args = (seconds,)
+        self.args: tuple[Any, ...] = (seconds,)
 
 
 class UsageError(AsgicoreError):
