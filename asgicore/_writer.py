@@ -72,7 +72,7 @@ class Writer:
     _silent: bool = False
     _length: int | None = None
     _left: int = 0
-    _is_streaming: bool = False
+    _is_start_taken: bool = False
     _turned: float = 0.0
 
     def __init__(self, send: Send, head: bool = False, chunk_size: int = 65536) -> None:
@@ -88,7 +88,7 @@ class Writer:
     @property
     def is_open(self) -> bool:
         """Whether the start was taken and only the final message tells where the body ends."""
-        return self.state is _BODY and self._is_streaming and self._length is None
+        return self.state is _BODY and self._is_start_taken and self._length is None
 
     @property
     def is_broken(self) -> bool:
@@ -120,7 +120,7 @@ class Writer:
             if self.closes_connection:
                 headers.append(_CLOSE)
             await self._put({**message, "headers": headers})
-            self._is_streaming = True
+            self._is_start_taken = True
         elif kind == "http.response.body":
             body, more = message.get("body") or b"", bool(message.get("more_body", False))
             if not isinstance(body, (bytes, bytearray, memoryview)):
@@ -209,7 +209,7 @@ class Writer:
         """
         headers = self._start(status, headers)
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
-        self._is_streaming = True
+        self._is_start_taken = True
         if not self._silent:
             send = self._send
             counted = self._length is not None
