@@ -22,9 +22,10 @@ LAYERS: list[set[str]] = [
     {"_grammar", "_state", "_callables"},
     {"_headers", "_params", "_cookies", "_target"},
     {"_watch"},
-    {"_idle", "_spool", "_writer", "_lifespan"},
+    {"_idle", "_spool", "_writer", "_lifespan", "_scope"},
     {"_body"},
     {"_request", "_response"},
+    {"_exchange"},
     {"_handler"},
     {"__init__"},
 ]
