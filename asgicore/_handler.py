@@ -50,6 +50,9 @@ Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]]
 
 _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
+# No event loop is given this by a coroutine.
+_FINISHED: Final = object()
+
 
 class Handler:
     """An ASGI application around one endpoint.
@@ -179,22 +182,17 @@ class Handler:
             if self.debug:
                 coro = timed(coro, str(exchange))
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
+            # next() with a default does so without the exception that send() ends with.
             outer = innermost_scope() if self._cancels else None
             if outer is EARLY:
                 with CancelScope() as exchange.cancel_scope:
-                    try:
-                        yielded = coro.send(None)
-                    except StopIteration:
-                        pass
-                    else:
+                    yielded = next(coro.__await__(), _FINISHED)
+                    if yielded is not _FINISHED:
                         self._attend(exchange)
                         await resume(coro, yielded, body)
             else:
-                try:
-                    yielded = coro.send(None)
-                except StopIteration:
-                    pass
-                else:
+                yielded = next(coro.__await__(), _FINISHED)
+                if yielded is not _FINISHED:
                     if self._cancels:
                         with ScopeAround(outer) as exchange.cancel_scope:
                             self._attend(exchange)
