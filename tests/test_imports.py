@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"_grammar", "_state", "_callables"},
     {"_headers", "_params", "_cookies", "_target"},
     {"_watch"},
+    {"_jobs"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan"},
     {"_body"},
