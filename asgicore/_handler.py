@@ -30,10 +30,10 @@ from ._body import Body
 from ._callables import is_async_callable
 from ._exchange import Exchange
 from ._headers import check_request_headers
+from ._late_scope import EARLY, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Response, StreamingResponse
-from ._scope import EARLY, ScopeAround, innermost_scope
 from ._target import check_target
 from ._watch import Listener, resume, run_shielded, start_listener, timed
 from ._writer import DONE, Writer, limit_send, slice_bytes

@@ -1,4 +1,4 @@
-"""_scope.py: a scope that is entered late behaves as one that was entered first."""
+"""_late_scope.py: a scope that is entered late behaves as one that was entered first."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 from fakes import Channel, http_scope
 
-from asgicore import Handler, Request, Response, _scope
-from asgicore._scope import EARLY, ScopeAround, innermost_scope
+from asgicore import Handler, Request, Response, _late_scope
+from asgicore._late_scope import EARLY, ScopeAround, innermost_scope
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
@@ -167,7 +167,7 @@ class Shuffled(ScopeAround):
     """Enters inside of what is there, as if the books were kept in another way."""
 
     def __enter__(self) -> anyio.CancelScope:
-        scope: anyio.CancelScope = _scope._scope_class()
+        scope: anyio.CancelScope = _late_scope._scope_class()
         self._scope = scope
         return scope.__enter__()
 
@@ -189,8 +189,8 @@ async def test_books_that_are_kept_otherwise_are_left_alone(
         async with AsyncExitStack() as stack:
             if outer:
                 await stack.enter_async_context(plain([]))
-            monkeypatch.setattr(_scope, "_state_of", _scope._look_up)
-            monkeypatch.setattr(_scope, "ScopeAround", around)
+            monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+            monkeypatch.setattr(_late_scope, "ScopeAround", around)
             assert innermost_scope() is EARLY
             assert innermost_scope() is EARLY
             assert (await life((timeout,), None, True))[-1] == "0 sent"
@@ -201,7 +201,9 @@ async def test_books_that_are_kept_otherwise_are_left_alone(
 @only_asyncio
 async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An anyio without what is read here serves as before."""
-    monkeypatch.setattr(_scope, "_state_of", _scope._look_up)
-    monkeypatch.setattr(_scope, "_modules", {**_scope._modules, type(anyio.CancelScope()).__module__: Unknown()})
+    monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+    monkeypatch.setattr(
+        _late_scope, "_modules", {**_late_scope._modules, type(anyio.CancelScope()).__module__: Unknown()}
+    )
     assert innermost_scope() is EARLY
     assert (await life((plain,), None, True))[-1] == "0 sent"
