@@ -22,6 +22,7 @@ from ._response import JSONResponse as JSONResponse
 from ._response import RedirectResponse as RedirectResponse
 from ._response import Response as Response
 from ._response import StreamingResponse as StreamingResponse
+from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
 from .errors import BodyTimeoutError as BodyTimeoutError
@@ -70,6 +71,7 @@ __all__ = [
     "ServerProtocolError",
     "StreamingResponse",
     "TargetTooLongError",
+    "Threads",
     "ThreadsBusyError",
     "UsageError",
     "__version__",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
@@ -87,6 +87,21 @@ class _Kept:
 
     async def aclose(self) -> None:
         """Nothing is held; for ``contextlib.aclosing``."""
+
+
+class _KeptParts:
+    """Reads a kept body block by block, ``b""`` at its end."""
+
+    __slots__ = ("_offset", "_spool")
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._offset = 0
+
+    def __call__(self) -> bytes:
+        block = self._spool.read_at(self._offset, BATCH_BYTES)
+        self._offset += len(block)
+        return block
 
 
 class Body:
@@ -529,17 +544,52 @@ class Body:
         self._check_open()
         await self.load()
         if self._spool is None:
-            data = self.data or b""
-            file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(
-                max_size=max(self.limits.spool_threshold_bytes, len(data), 1)
-            )
-            file.write(data)
-            file.seek(0)
-            self._spool = Spool(file)
-            self.needs_closing = True
-        else:
-            await in_file_thread(self._spool.rewind)
+            return self._file_in_memory()
+        await in_file_thread(self._spool.rewind)
         return self._spool.file
+
+    def _file_in_memory(self) -> SpooledTemporaryFile[bytes]:
+        data = self.data or b""
+        file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(
+            max_size=max(self.limits.spool_threshold_bytes, len(data), 1)
+        )
+        file.write(data)
+        file.seek(0)
+        self._spool = Spool(file)
+        self.needs_closing = True
+        return file
+
+    # --- using, in a worker thread -------------------------------------------------------------------
+
+    def read_nowait(self) -> bytes:
+        """As :meth:`read`, for a body that is kept and here."""
+        self._check_here()
+        if self.data is None:
+            self.data = b"".join(self.stream_nowait())
+        return self.data
+
+    def stream_nowait(self) -> Iterator[bytes]:
+        """As :meth:`stream`, for a body that is kept and here."""
+        self._check_here()
+        if self._spool is None:
+            return iter((self.data,) if self.data else ())
+        return iter(_KeptParts(self._spool), b"")
+
+    def file_nowait(self) -> SpooledTemporaryFile[bytes]:
+        """As :meth:`file`, for a body that is kept and here."""
+        self._check_here()
+        if self._spool is None:
+            return self._file_in_memory()
+        self._spool.rewind()
+        return self._spool.file
+
+    def _check_here(self) -> None:
+        self._check_open()
+        self._check_kept()
+        if not self.is_kept or (self.data is None and self._spool is None):
+            raise BodyConsumedError(
+                "the body is not here yet; in an async function await body(), stream(), file() or json()"
+            )
 
     def _check_kept(self) -> None:
         if self.data is None:

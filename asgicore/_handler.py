@@ -20,8 +20,10 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from anyio import CancelScope, Event, move_on_after
 from anyio.lowlevel import checkpoint
@@ -30,11 +32,13 @@ from ._body import Body
 from ._callables import is_async_callable
 from ._exchange import Exchange
 from ._headers import check_request_headers
+from ._jobs import Job
 from ._late_scope import EARLY, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
-from ._response import Response, StreamingResponse
+from ._response import Background, Response, StreamingResponse
 from ._target import check_target
+from ._threads import Threads
 from ._watch import Listener, resume, run_shielded, start_listener, timed
 from ._writer import DONE, Writer, limit_send, slice_bytes
 from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
@@ -45,8 +49,8 @@ __all__ = ["Endpoint", "Handler"]
 
 logger = logging.getLogger("asgicore")
 
-Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]]
-"""An async function that takes a :class:`Request` and returns a :class:`Response`."""
+Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]] | Callable[[Any], Response]
+"""A function, async or not, that takes a :class:`Request` and returns a :class:`Response`."""
 
 _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
@@ -61,7 +65,8 @@ class Handler:
     hook can be overridden alone, too.
 
     Args:
-        endpoint: ``async def endpoint(request) -> Response``. May be left out where ``run_get_response`` is overridden.
+        endpoint: ``async def endpoint(request) -> Response``, or a ``def``, which runs in a worker thread when the
+            whole body is here. May be left out where ``run_get_response`` is overridden.
         body: ``"spool"``: the endpoint runs when the whole body is here, which it can use any number of times.
             ``"stream"``: it runs at once, and nothing is received before it asks.
         on_disconnect: ``"cancel"``: the endpoint and its response are cancelled when the client leaves.
@@ -69,12 +74,14 @@ class Handler:
         limits: Bounds for every request.
         lifespan: An async context manager function, called with the handler or with nothing; the mapping that it yields
             becomes ``request.state``.
+        threads: Run what is synchronous: endpoints, iterators, background work. If ``None``, 40 threads of the
+            handler's own, which end with the lifespan; others are their owner's to close.
         debug: Answer uncaught exceptions with their traceback, and report code that blocks the event loop.
             Never in production.
 
     Raises:
-        TypeError: The endpoint is not asynchronous, or there is none.
-        ValueError: ``body`` or ``on_disconnect`` is none of the words above.
+        TypeError: The endpoint is no callable, or there is none.
+        ValueError: ``body`` or ``on_disconnect`` is none of the words above, or a synchronous endpoint is to stream.
     """
 
     chunk_size: int = 65536
@@ -91,6 +98,7 @@ class Handler:
         on_disconnect: Literal["cancel", "notify"] = "cancel",
         limits: Limits = DEFAULT_LIMITS,
         lifespan: Lifespan | None = None,
+        threads: Threads | None = None,
         debug: bool = False,
     ) -> None:
         if body not in ("spool", "stream"):
@@ -100,12 +108,15 @@ class Handler:
         if endpoint is None:
             if not self._overrides("run_get_response"):
                 raise TypeError("Handler takes an endpoint, or a subclass overrides run_get_response")
-        elif not is_async_callable(endpoint):
-            raise TypeError(
-                f"the endpoint {endpoint!r} is not asynchronous; write it as 'async def' "
-                "(synchronous endpoints are not supported yet)"
-            )
+        elif not callable(endpoint):
+            raise TypeError(f"the endpoint {endpoint!r} cannot be called; it takes a request and returns a response")
+        self._is_async = is_async_callable(endpoint)
+        if body == "stream" and not self._is_async and endpoint is not None:
+            raise ValueError("a synchronous endpoint runs when its body is here; leave out body='stream'")
         self.endpoint = endpoint
+        self._owns_threads = threads is None
+        self.threads = Threads() if threads is None else threads
+        """Where synchronous code runs; tells how many threads are ``in_use`` and how many requests ``waiting``."""
         self.limits = limits
         self.debug = debug
         self._keeps = body == "spool"
@@ -120,7 +131,9 @@ class Handler:
         self._listens_itself = self._overrides("listen_for_disconnect")
         self._sends_itself = self._overrides("send_response")
         self._get_response: Callable[[Any], Awaitable[Response]] = (
-            self.run_get_response if endpoint is None or self._overrides("run_get_response") else endpoint
+            cast("Callable[[Any], Awaitable[Response]]", endpoint)
+            if self._is_async and not self._overrides("run_get_response")
+            else self.run_get_response
         )
         self._cuts_itself = self._overrides("chunk_bytes")
         self._is_told_of_responses = self._overrides("response_ready")
@@ -144,11 +157,17 @@ class Handler:
             if "state" not in scope:
                 self._state = {}
                 scope = {**scope, "state": self._state}
-            await run_lifespan(self._lifespan, scope, receive, send)
+            await run_lifespan(self._lifespan, scope, receive, send, self._end_threads)
         elif kind == "websocket":
             await refuse_websocket(scope, receive, send)
         else:
             raise ServerProtocolError(f"asgicore serves http, lifespan and websocket scopes, not {kind!r}")
+
+    async def _end_threads(self) -> None:
+        """The lifespan is over. Should another one begin, in tests, it gets new threads."""
+        if self._owns_threads:
+            threads, self.threads = self.threads, Threads()
+            await threads.aclose()
 
     # --- the life of a request -----------------------------------------------------------------------
 
@@ -307,9 +326,12 @@ class Handler:
         logger.error("%s failed", str(exchange), exc_info=exc)
         return self.handle_uncaught_exception(exchange.request, exc)
 
-    async def _run_background(self, exchange: Exchange, background: Callable[[], Awaitable[object]]) -> None:
+    async def _run_background(self, exchange: Exchange, background: Background) -> None:
         try:
-            await background()
+            if is_async_callable(background):
+                await cast("Awaitable[object]", background())
+            else:
+                await self.threads.run(background)
         except Exception as exc:
             logger.error("the background work of %s failed", str(exchange), exc_info=exc)
 
@@ -416,9 +438,32 @@ class Handler:
         return self.request_class(scope, body), None
 
     async def run_get_response(self, request: Any) -> Response:
-        """Get the response: awaits the endpoint."""
-        assert self.endpoint is not None  # checked at construction
-        return await self.endpoint(request)
+        """Get the response: awaits the endpoint, or runs it in a worker thread.
+
+        Raises:
+            ThreadsBusyError: A synchronous endpoint would have to wait behind too many others.
+        """
+        endpoint: Any = self.endpoint
+        if self._is_async:
+            response: Response = await endpoint(request)
+            return response
+        job = self.threads.start(endpoint, request)
+        try:
+            given: Any = await job.wait()
+        except BaseException:
+            if job.is_done:
+                await self._close_lost(job)
+            raise
+        # A synchronous function may call an asynchronous one.
+        answer: Response = await given if isawaitable(given) else given
+        return answer
+
+    async def _close_lost(self, job: Job[Any]) -> None:
+        """Close the response of an endpoint whose client left while it ran."""
+        with suppress(BaseException):
+            lost = job.take()
+            if isinstance(lost, Response):
+                await run_shielded(lost.aclose(), self.limits.close_timeout_seconds)
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         """Return, or raise :class:`ClientDisconnectedError`, when the client has left, and not before.
@@ -452,7 +497,7 @@ class Handler:
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         headers = response.raw_headers()
         if isinstance(response, StreamingResponse):
-            return writer.send_stream(response.status_code, headers, response.parts(), self.chunk_bytes)
+            return writer.send_stream(response.status_code, headers, response.parts(self.threads), self.chunk_bytes)
         body = response.body
         chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None
         return writer.send_whole(response.status_code, headers, body, chunks)

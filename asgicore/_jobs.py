@@ -120,7 +120,7 @@ class Job(Generic[T]):
         """Return or raise, once, what the function did; its changes of context variables are made here, too.
 
         If cancelled while the job waits for a slot, the job never runs. If cancelled later, this waits for its end
-        all the same and then raises the cancellation; what the function returned or raised is lost.
+        all the same and then raises the cancellation; :meth:`take` has what the function returned or raised.
 
         Raises:
             RuntimeError: The function raised what would steer the waiting coroutine instead of failing it, such as
@@ -136,7 +136,7 @@ class Job(Generic[T]):
             except BaseException:
                 await self.aclose()
                 raise
-        return self._take()
+        return self.take()
 
     async def aclose(self) -> None:
         """Give up on a job: it leaves the queue, or this waits for its end, whatever cancels."""
@@ -169,7 +169,8 @@ class Job(Generic[T]):
         if not self.is_done:
             await waiter
 
-    def _take(self) -> T:
+    def take(self) -> T:
+        """Return or raise, once, what the function did; for a job that :attr:`is_done`."""
         changes, self._changes = self._changes, []
         for variable, value in changes:
             variable.set(value)

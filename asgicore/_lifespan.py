@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias, cast
 
@@ -46,8 +46,14 @@ def bind_lifespan(lifespan: Lifespan, handler: object) -> _Bound:
     raise TypeError(f"lifespan is called with the handler or with nothing, which {lifespan!r} does not allow")
 
 
-async def run_lifespan(lifespan: _Bound | None, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one lifespan scope, from startup to shutdown.
+async def run_lifespan(
+    lifespan: _Bound | None,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    end: Callable[[], Awaitable[object]],
+) -> None:
+    """Answer one lifespan scope, from startup to shutdown; ``end`` comes after the application's part.
 
     A failure is logged with its traceback and reported to the server with its message; it is not raised
     as well, which servers take for an application without lifespan support.
@@ -56,6 +62,7 @@ async def run_lifespan(lifespan: _Bound | None, scope: Scope, receive: Receive, 
     if lifespan is None:
         await send({"type": "lifespan.startup.complete"})
         await _expect(receive, "lifespan.shutdown")
+        await end()
         await send({"type": "lifespan.shutdown.complete"})
         return
     phase = "startup"
@@ -71,8 +78,10 @@ async def run_lifespan(lifespan: _Bound | None, scope: Scope, receive: Receive, 
         if phase == "wait":
             raise
         logger.error("the application's %s failed", phase, exc_info=exc)
+        await end()
         await send({"type": f"lifespan.{phase}.failed", "message": f"{type(exc).__name__}: {exc}"})
         return
+    await end()
     await send({"type": "lifespan.shutdown.complete"})
 
 

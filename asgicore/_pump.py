@@ -29,7 +29,7 @@ _PART_BYTES: Final = 64
 class Put(Protocol):
     """What a producer is called with."""
 
-    def __call__(self, part: bytes, /) -> None:
+    def __call__(self, part: bytes | str, /) -> None:
         """Pass a part on; waits while too much is ahead of the consumer.
 
         Raises:
@@ -82,19 +82,21 @@ class Pump(Generic[T]):
         self._is_over = False
         # Guarded by the condition, on which the producer waits for room.
         self._room = Condition(Lock())
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | str] = []
         self._ahead = 0
         self._needed = 0
         self._waiter: Waiter | None = None
         self._is_closed = False
         # The consumer's own: parts in reverse order, and what of them was taken but not reported yet.
-        self._batch: list[bytes] = []
+        self._batch: list[bytes | str] = []
         self._owed = 0
 
     # --- in the worker -------------------------------------------------------------------------------
 
-    def __call__(self, part: bytes, /) -> None:
-        if type(part) is not bytes and isinstance(part, bytearray | memoryview):
+    def __call__(self, part: bytes | str, /) -> None:
+        if type(part) is not bytes and not isinstance(part, (bytes, str)):
+            if not isinstance(part, (bytearray, memoryview)):
+                raise TypeError(f"a body takes parts of bytes or str, not {type(part).__name__}")
             part = bytes(part)  # the producer may use its buffer again
         cost = len(part)
         if cost < _PART_BYTES:
@@ -128,7 +130,16 @@ class Pump(Generic[T]):
     def __aiter__(self) -> Pump[T]:
         return self
 
-    async def __anext__(self) -> bytes:
+    def start(self) -> None:
+        """Have a thread begin, ahead of the first ``anext()``.
+
+        Raises:
+            ThreadsBusyError: Too many wait for a thread.
+        """
+        if self._job is None:
+            self._start(self._threads.max_waiting)
+
+    async def __anext__(self) -> bytes | str:
         """Return the next part.
 
         Raises:
@@ -154,7 +165,7 @@ class Pump(Generic[T]):
                 self._needed = 0
                 self._room.notify()
 
-    async def _next_batch(self) -> list[bytes]:
+    async def _next_batch(self) -> list[bytes | str]:
         while not self._is_over:
             job = self._job or self._start(self._threads.max_waiting)
             waiter: Waiter | None = None
@@ -225,7 +236,7 @@ class Pump(Generic[T]):
         return cast("T", self._result)
 
 
-def iterate(iterable: Iterable[bytes], put: Put) -> None:
+def iterate(iterable: Iterable[bytes | str], put: Put) -> None:
     """Put every part of an iterable; for :class:`Pump`, as ``partial(iterate, iterable)``.
 
     The iterator and the iterable are closed here, each once if it has a ``close()``, also if it never began.

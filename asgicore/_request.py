@@ -6,7 +6,7 @@ Source: ASGI HTTP specification 2.5, "HTTP Connection Scope".
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
@@ -30,6 +30,15 @@ def _refuse_constant(name: str) -> Any:
 
 # One decoder for all; NaN and the infinities are no JSON (RFC 8259 section 6).
 _decode_json: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def _parse_json(body: bytes, loads: Callable[[str], Any]) -> Any:
+    try:
+        return loads(body.decode("utf-8-sig" if body[:1] == b"\xef" else "utf-8"))
+    except (ValueError, RecursionError) as exc:
+        # The message of a JSONDecodeError names a position and nothing of the body.
+        reason = str(exc) if isinstance(exc, json.JSONDecodeError) else "no JSON that can be read"
+        raise MalformedBodyError("body", reason) from exc
 
 
 def _as_list(fields: Any) -> list[Any]:
@@ -316,12 +325,43 @@ class Request:
         body = self._body.data if self._body.is_kept else None
         if body is None:
             body = await self._body.read()
-        try:
-            return loads(body.decode("utf-8-sig" if body[:1] == b"\xef" else "utf-8"))
-        except (ValueError, RecursionError) as exc:
-            # The message of a JSONDecodeError names a position and nothing of the body.
-            reason = str(exc) if isinstance(exc, json.JSONDecodeError) else "no JSON that can be read"
-            raise MalformedBodyError("body", reason) from exc
+        return _parse_json(body, loads)
+
+    # --- body, in a synchronous endpoint -------------------------------------------------------------
+
+    def body_nowait(self) -> bytes:
+        """As :meth:`body`, in a synchronous endpoint.
+
+        Raises:
+            BodyConsumedError: The body is not here, as in an endpoint of a ``Handler`` with ``body="stream"``; or the
+                request is over.
+        """
+        return self._body.read_nowait()
+
+    def stream_nowait(self) -> Iterator[bytes]:
+        """As :meth:`stream`, in a synchronous endpoint; reads the disk if the body is large.
+
+        Raises:
+            BodyConsumedError: As :meth:`body_nowait`.
+        """
+        return self._body.stream_nowait()
+
+    def file_nowait(self) -> SpooledTemporaryFile[bytes]:
+        """As :meth:`file`, in a synchronous endpoint.
+
+        Raises:
+            BodyConsumedError: As :meth:`body_nowait`.
+        """
+        return self._body.file_nowait()
+
+    def json_nowait(self, *, loads: Callable[[str], Any] = _decode_json) -> Any:
+        """As :meth:`json`, in a synchronous endpoint.
+
+        Raises:
+            MalformedBodyError: As :meth:`json`.
+            BodyConsumedError: As :meth:`body_nowait`.
+        """
+        return _parse_json(self._body.read_nowait(), loads)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.scope.get('method')!r} {self.scope.get('path')!r}>"

@@ -6,21 +6,27 @@ A response built without touching ``.headers`` keeps its header fields as the by
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias, cast
 from urllib.parse import quote
 
-from ._callables import is_async_callable
 from ._cookies import SameSite, build_set_cookie
 from ._grammar import CONTENT_LENGTH, PATH_CONTROL
 from ._headers import Headers, encode_field, encode_name, find, pairs
+from ._pump import Pump, iterate
+from ._threads import SHARED, Threads
 from .errors import ContentLengthError, InvalidHeaderError, ResponseStateError, is_status
 from .types import HeadersInput, RawHeaders
 
 __all__ = ["HTMLResponse", "JSONResponse", "RedirectResponse", "Response", "StreamingResponse"]
 
-Background: TypeAlias = Callable[[], Awaitable[object]]
+Background: TypeAlias = Callable[[], object]
+"""A function without arguments, async or not; what is not async runs in a worker thread."""
+
+AsyncParts: TypeAlias = AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str]
+SyncParts: TypeAlias = Iterable[bytes] | Iterable[str] | Iterable[bytes | str]
 
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -48,15 +54,15 @@ class Response:
         headers: A mapping (a multidict keeps its repeats) or pairs of ``str``. Names go out in lower case.
         content_type: The ``content-type`` field as it is; overrides one in ``headers``. Without either, ``str`` is
             ``text/plain; charset=utf-8`` and bytes have none.
-        background: Called without arguments and awaited after the last byte was handed to the server; not
-            cancelled by a disconnect, and not called if the response was not sent to its end.
+        background: Called without arguments after the last byte was handed to the server, in a worker thread unless
+            it is async; not cancelled by a disconnect, and not called if the response was not sent to its end.
 
     Raises:
         InvalidHeaderError: A header field must not leave; it is named. Also for ``connection`` and
             ``transfer-encoding``, which are the server's.
         ContentLengthError: ``headers`` declare another length than the body has.
         ValueError: The status is no status.
-        TypeError: The content is neither ``bytes`` nor ``str``, or ``background`` is not asynchronous.
+        TypeError: The content is neither ``bytes`` nor ``str``, or ``background`` is no callable.
     """
 
     __slots__ = ("_body", "_headers", "_raw", "background", "status_code")
@@ -237,8 +243,8 @@ def _status(status_code: object) -> int:
 
 
 def _check_background(background: object) -> None:
-    if not is_async_callable(background):
-        raise TypeError(f"background takes an async function without arguments, not {background!r}")
+    if not callable(background):
+        raise TypeError(f"background takes a function without arguments, not {background!r}")
 
 
 def _content_type(value: str) -> tuple[bytes, bytes]:
@@ -365,11 +371,12 @@ class RedirectResponse(Response):
 class StreamingResponse(Response):
     """A response whose body comes part by part.
 
-    The next part is asked for when the server has taken the last one. The iterator is closed by
-    the engine on every exit, in the task that iterated, also where it never began.
+    Of an asynchronous iterable the next part is asked for when the server has taken the last one. A synchronous one
+    runs in a worker thread for its whole life, at most 256 KiB ahead of the server, and every part goes out at once.
+    The iterator is closed by the engine on every exit, in the task or thread that iterated, also where it never began.
 
     Args:
-        content: An asynchronous iterable of ``bytes`` or ``str`` (sent as UTF-8).
+        content: An asynchronous or synchronous iterable of ``bytes`` or ``str`` (sent as UTF-8).
         status_code: As for :class:`Response`.
         headers: As for :class:`Response`. A ``content-length`` is held against what comes: bytes beyond it are not
             sent, and a stream that falls short of it is aborted.
@@ -385,19 +392,21 @@ class StreamingResponse(Response):
 
     def __init__(
         self,
-        content: AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str],
+        content: AsyncParts | SyncParts,
         status_code: int = 200,
         headers: HeadersInput | None = None,
         content_type: str | None = None,
         *,
         background: Background | None = None,
     ) -> None:
-        if not isinstance(content, AsyncIterable):
+        if isinstance(content, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(
+            content, (AsyncIterable, Iterable)
+        ):
             raise TypeError(
-                f"StreamingResponse takes an asynchronous iterable, not {type(content).__name__}; "
-                "make an async generator of it"
+                f"StreamingResponse takes an iterable of bytes or str, not {type(cast('object', content)).__name__}; "
+                "use Response for what is there as a whole"
             )
-        self._content: AsyncIterable[bytes | str] | None = content
+        self._content: AsyncIterable[bytes | str] | Iterable[bytes | str] | None = content
         self._iterator: AsyncIterator[bytes | str] | None = None
         self._body = b""
         if background is not None:
@@ -408,8 +417,11 @@ class StreamingResponse(Response):
         self._raw = _fields(headers, content_type, self.default_content_type)
         self._check_length(self._raw)
 
-    def parts(self) -> AsyncIterator[bytes | str]:
+    def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
         """The iterator over the body; it can be had once.
+
+        Args:
+            threads: Where a synchronous iterable runs.
 
         Raises:
             ResponseStateError: The response was sent or closed before.
@@ -417,11 +429,16 @@ class StreamingResponse(Response):
         content, self._content = self._content, None
         if content is None:
             raise ResponseStateError("a streaming response can be sent once; build a new one for each request")
-        self._iterator = iterator = aiter(content)
-        return iterator
+        if isinstance(content, AsyncIterable):
+            self._iterator = aiter(content)
+        else:
+            self._iterator = Pump(threads, partial(iterate, content))
+        return self._iterator
 
     async def aclose(self) -> None:
         """Close the iterator (or the iterable, if it never began) by its own ``aclose``, if it has one."""
+        if self._iterator is None and isinstance(self._content, Iterable):
+            self.parts()  # what is synchronous is closed in a thread, begun or not
         target = self._iterator if self._iterator is not None else self._content
         self._iterator = self._content = None
         close = getattr(target, "aclose", None)

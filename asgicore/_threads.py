@@ -325,6 +325,9 @@ def _forget() -> None:
         threads._begin()
 
 
+SHARED: Final = Threads()
+"""For what no handler looks after."""
+
 atexit.register(_exit)
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_forget)

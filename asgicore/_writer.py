@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
@@ -50,6 +50,13 @@ def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
 _BODILESS: Final = (204, 304)
 
 _CLOSE: Final = (b"connection", b"close")
+
+
+@runtime_checkable
+class Startable(Protocol):
+    """Parts that are made elsewhere, where there may be no room."""
+
+    def start(self) -> None: ...
 
 
 class Writer:
@@ -198,7 +205,8 @@ class Writer:
         Args:
             status: The status, 100 to 599.
             headers: Checked fields; a ``content-length`` is held against what comes.
-            parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out.
+            parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out. If it has a ``start()``, that is called
+                when a body is wanted and nothing was sent yet, so that what it raises can be answered.
             chunks: Cuts a part that is longer than a body message.
 
         Raises:
@@ -207,7 +215,14 @@ class Writer:
             ClientDisconnectedError: The client left.
             BaseException: What ``parts`` raises; the response is then not ended.
         """
-        headers = self._start(status, headers)
+        if self.state is not _IDLE:
+            self._after(ResponseEvent.START, "http.response.start")
+        self._begin(status, headers)
+        if not self._silent and isinstance(parts, Startable):
+            parts.start()
+        self.state = _BODY
+        if self.closes_connection:
+            headers = [*headers, _CLOSE]
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
         self._is_start_taken = True
         if not self._silent:
@@ -251,13 +266,6 @@ class Writer:
         if len(part) > self._chunk_size:
             part = await self._send_chunks(chunks(part))
         await self._put({"type": "http.response.body", "body": part, "more_body": True})
-
-    def _start(self, status: int, headers: RawHeaders) -> RawHeaders:
-        if self.state is not _IDLE:
-            self._after(ResponseEvent.START, "http.response.start")
-        self._begin(status, headers)
-        self.state = _BODY
-        return [*headers, _CLOSE] if self.closes_connection else headers
 
     def _begin(self, status: int, headers: RawHeaders) -> None:
         """Learn from the head what may follow it."""

@@ -72,8 +72,18 @@ class Life:
 
 
 async def run(life: Any, server: Server, **scope: Any) -> None:
+    ended = []
+
+    async def end() -> None:
+        ended.append(len(server.sent))
+
     with anyio.fail_after(5):
-        await run_lifespan(life, {"type": "lifespan", **scope}, server.receive, server.send)
+        try:
+            await run_lifespan(life, {"type": "lifespan", **scope}, server.receive, server.send, end)
+        finally:
+            # Once, before the server is told that all is over, which it may take for the last word.
+            over = [m for m in server.sent if m["type"] not in ("lifespan.startup.complete",)]
+            assert ended == ([len(server.sent) - 1] if over else [])
 
 
 # --- binding -----------------------------------------------------------------------------------------
