@@ -87,6 +87,7 @@ class _Worker(threading.Thread):
         del job
         while following is not None:
             following = threads.work(following, self)
+        del threads
         return True
 
 
@@ -211,7 +212,7 @@ class Threads:
         while job is not None:
             try:
                 if self._executor is not None:
-                    self._executor.submit(self._run, job)
+                    self._executor.submit(self._run, [job])
                     return
                 try:
                     worker, _ = self.idle.popitem()  # the last one that worked
@@ -224,19 +225,20 @@ class Threads:
             except Exception as exc:
                 # The system has no more threads, or the executor takes no more functions.
                 job.fail(exc)
-                failed, job = job, self.end(job, None)
-                failed.tell()
+                job = self.end(job, None)
 
-    def _run(self, job: Job[Any]) -> None:
-        # An executor gets each job on its own: it may do something around each.
-        self._launch(self.work(job, None))
+    def _run(self, jobs: list[Job[Any]]) -> None:
+        # An executor gets each job on its own: it may do something around each. It may keep the list, too.
+        self._launch(self.work(jobs.pop(), None))
 
     def work(self, job: Job[Any], worker: _Worker | None) -> Job[Any] | None:
         """Run a job here, and return the one to go on with."""
-        job.run()
-        following = self.end(job, worker)
-        job.tell()
-        return following
+        try:
+            job.run()
+            return self.end(job, worker)
+        finally:
+            # The traceback of an error leads back to this frame, and the job to the error.
+            del job
 
     def withdraw(self, job: Job[Any]) -> bool:
         """Take a job out of the queue; ``False`` if it has begun."""
@@ -244,7 +246,12 @@ class Threads:
             return self._waiting.pop(job, False) is None
 
     def end(self, job: Job[Any], worker: _Worker | None) -> Job[Any] | None:
-        """Free the slot of a job; returns the next one to run, which has the slot."""
+        """Free the slot of a job and tell whoever waits for it; returns the next one to run, which has the slot."""
+        following = self._free(job, worker)
+        job.tell()
+        return following
+
+    def _free(self, job: Job[Any], worker: _Worker | None) -> Job[Any] | None:
         closing: list[Waiter] = []
         with self._lock:
             self._running.discard(job)
@@ -329,5 +336,5 @@ SHARED: Final = Threads()
 """For what no handler looks after."""
 
 atexit.register(_exit)
-if hasattr(os, "register_at_fork"):  # not on Windows
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_forget)

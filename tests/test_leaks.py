@@ -287,5 +287,7 @@ async def test_leaks_nothing_after_random_disconnects(spec: str, caplog: pytest.
                 for _ in range(50):
                     group.start_soon(request)
     assert begun == ended > 500
-    assert (living_tasks(), open_files(), threading.active_count()) == before
+    tasks, files, threads = before
+    assert (living_tasks(), open_files()) == (tasks, files)
+    assert threading.active_count() <= threads  # idle workers of earlier tests may have ended
     assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
