@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables"},
     {"_headers", "_params", "_cookies", "_target"},
+    {"_environ"},
     {"_watch"},
     {"_idle", "_spool", "_writer", "_lifespan"},
     {"_body"},
@@ -28,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"_handler"},
     {"__init__"},
 ]
-PURE = {name for layer in LAYERS[:3] for name in layer}
+PURE = {name for layer in LAYERS[:4] for name in layer}
 # Tasks and threads are for the layer above; multidict is a container.
 THIRD_PARTY = {"anyio", "multidict"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
