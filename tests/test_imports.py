@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables"},
     {"_headers", "_params", "_cookies", "_target"},
-    {"_environ"},
+    {"_environ", "_start_response"},
     {"_watch"},
     {"_idle", "_spool", "_writer", "_lifespan"},
     {"_body"},
