@@ -20,7 +20,7 @@ TREES = {name: ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")) for name i
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables"},
-    {"_headers", "_params", "_cookies", "_target"},
+    {"_headers", "_params", "_cookies", "_target", "_wsgi_input"},
     {"_environ", "_start_response"},
     {"_watch"},
     {"_idle", "_spool", "_writer", "_lifespan"},
