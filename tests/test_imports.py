@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"_grammar", "_state", "_callables"},
     {"_headers", "_params", "_cookies", "_target", "_wsgi_input"},
     {"_environ", "_start_response"},
+    {"_scope"},
     {"_watch"},
     {"_idle", "_spool", "_writer", "_lifespan"},
     {"_body"},
@@ -29,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"_handler"},
     {"__init__"},
 ]
-PURE = {name for layer in LAYERS[:4] for name in layer}
+PURE = {name for layer in LAYERS[:5] for name in layer}
 # Tasks and threads are for the layer above; multidict is a container.
 THIRD_PARTY = {"anyio", "multidict"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
