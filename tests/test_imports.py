@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"_scope"},
     {"_watch"},
     {"_idle", "_spool", "_writer", "_lifespan"},
-    {"_body"},
+    {"_body", "_as_wsgi"},
     {"_request", "_response"},
     {"_handler"},
     {"__init__"},
