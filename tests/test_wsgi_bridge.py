@@ -1144,6 +1144,61 @@ async def test_file_is_left_to_a_server_that_sends_paths(path: Path) -> None:
     assert sent[1]["path"] == str(path)
 
 
+# --- frameworks ------------------------------------------------------------------------------------------
+
+
+@modes
+async def test_bottle_application_is_served(mode: Any) -> None:
+    """Forms, cookies and errors of a framework in one file."""
+    bottle = pytest.importorskip("bottle")
+    site = bottle.Bottle()
+
+    def form() -> str:
+        bottle.response.set_cookie("a", "1")
+        bottle.response.set_cookie("b", "2")
+        return f"{bottle.request.forms.getunicode('name')} {bottle.request.query.q}"
+
+    site.route("/form", "POST", form)
+    handler = checked(site, body=mode)
+    headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"15")]
+    messages = body_messages(b"name=Zo%C", b"3%AB&b")
+    channel = await call(handler, messages, method="POST", path="/form", query_string=b"q=5", headers=headers)
+    assert channel.body == "Zoë 5".encode()
+    assert sorted(values(channel, b"set-cookie")) == [b"a=1", b"b=2"]
+    assert (await call(handler, path="/nothing")).status == 404
+
+
+@modes
+async def test_flask_application_is_served(mode: Any) -> None:
+    """JSON, streams with the request's context, and the functions that Flask calls when the response is over."""
+    flask = pytest.importorskip("flask")
+    site = flask.Flask("site")
+    told: list[str] = []
+
+    def double() -> Any:
+        return {"doubled": flask.request.get_json()["number"] * 2}
+
+    def stream() -> Any:
+        def lines() -> Iterator[str]:
+            for number in range(3):
+                yield f"{number} of {flask.request.path}\n"
+
+        response = flask.Response(flask.stream_with_context(lines()), mimetype="text/plain")
+        response.call_on_close(lambda: told.append("closed"))
+        return response
+
+    site.add_url_rule("/double", view_func=double, methods=["POST"])
+    site.add_url_rule("/stream", view_func=stream)
+    # Without the validator, which forbids read() without a size.
+    handler = WSGIHandler(site, body=mode)
+    # In chunks: nobody has declared the length.
+    headers = [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
+    channel = await call(handler, body_messages(b'{"numb', b'er": 21}'), method="POST", path="/double", headers=headers)
+    assert channel.body.strip() == b'{"doubled":42}'
+    assert (await call(handler, path="/stream")).body == b"0 of /stream\n1 of /stream\n2 of /stream\n"
+    assert told == ["closed"]
+
+
 # --- other scopes ----------------------------------------------------------------------------------------
 
 
