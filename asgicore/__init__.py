@@ -37,6 +37,7 @@ from .errors import RequestError as RequestError
 from .errors import ResponseStateError as ResponseStateError
 from .errors import ServerProtocolError as ServerProtocolError
 from .errors import TargetTooLongError as TargetTooLongError
+from .errors import ThreadsBusyError as ThreadsBusyError
 from .errors import UsageError as UsageError
 from .limits import Limits as Limits
 
@@ -69,6 +70,7 @@ __all__ = [
     "ServerProtocolError",
     "StreamingResponse",
     "TargetTooLongError",
+    "ThreadsBusyError",
     "UsageError",
     "__version__",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
@@ -111,16 +111,18 @@ class Body:
     """Why nothing more can be received."""
     needs_closing: bool = False
     """Whether an iterator or a file may have to be closed."""
+    data: bytes | None = None
+    """The whole body, where it is kept in memory and is here already."""
     _declared: int | None = None
     _received: int = 0
-    _data: bytes | None = None
     _spool: Spool | None = None
     _source: AsyncGeneratorType[bytes, None] | None = None
     # When messages taken one by one last gave up the loop.
     _turned: float = 0.0
     _loading: Lock | None = None
-    # Inside receive() for the disconnect.
-    _listening: Event | None = None
+    # Inside receive() for the disconnect; made when somebody else waits for it meanwhile.
+    _is_listening: bool = False
+    _listened: Event | None = None
     # Inside receive() for one message; while a generator is, its ag_await tells.
     _reading: bool = False
     # Why what was received is not the whole body, although the messages are gone.
@@ -134,7 +136,7 @@ class Body:
     _parked: Event | None = None
     _left: Event | None = None
 
-    def __init__(self, receive: Receive, limits: Limits = DEFAULT_LIMITS, *, keep: bool = False) -> None:
+    def __init__(self, receive: Receive, limits: Limits = DEFAULT_LIMITS, keep: bool = False) -> None:
         self._receive: Receive = receive
         self.limits: Limits = limits
         self.is_kept: bool = keep
@@ -392,16 +394,17 @@ class Body:
             return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
         try:
             part = message["body"]
-            if (
-                message["type"] == "http.request"
-                and message["more_body"] is False
-                and part == b""
-                and not self._declared
-            ):
-                # No body: what nearly every GET comes with.
-                self._data = b""
-                self.state = _COMPLETE
-                return None
+            if message["more_body"] is False and type(part) is bytes and message["type"] == "http.request":
+                # The usual body is whole, and neither larger nor otherwise than it may be: what _accept() checks.
+                size, declared, limits = len(part), self._declared, self.limits
+                if (
+                    size <= limits.spool_threshold_bytes
+                    and (size == declared or declared is None)
+                    and (limits.max_body_bytes is None or size <= limits.max_body_bytes)
+                ):
+                    self.data = part
+                    self.state = _COMPLETE
+                    return None
         except (KeyError, TypeError):
             pass
         return self._load(self._accept(message))
@@ -413,7 +416,7 @@ class Body:
             RequestError: The body is too large, too slow or not as long as declared.
             ClientDisconnectedError: The client left before the end.
         """
-        if self._data is not None or self._spool is not None:
+        if self.data is not None or self._spool is not None:
             self._check_kept()
             return
         if self._loading is None:
@@ -421,7 +424,7 @@ class Body:
         # Two tasks may be the first to ask.
         async with self._loading:
             self._check_kept()
-            if self._data is None and self._spool is None and self.state is _READING:
+            if self.data is None and self._spool is None and self.state is _READING:
                 rest = self._load(self._accept(await self._next()))
                 if rest is not None:
                     await rest
@@ -434,7 +437,7 @@ class Body:
     def _load(self, first: bytes) -> Coroutine[Any, Any, None] | None:
         """Keep the first part; what is left to do is awaited."""
         if self.state is not _READING and len(first) <= self.limits.spool_threshold_bytes:
-            self._data = first
+            self.data = first
             return None
         return self._load_rest(first)
 
@@ -449,7 +452,7 @@ class Body:
                 try:
                     parts.add(await anext(rest))
                 except StopAsyncIteration:
-                    self._data = parts.join()
+                    self.data = parts.join()
                     self._lost = None
                     return
             self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
@@ -460,7 +463,7 @@ class Body:
         """Keep a file that somebody else filled from this body; it is closed with the request."""
         if self._spool is None or self._spool.file is not file:
             self._spool = Spool(file)
-            self._data = None
+            self.data = None
         self._lost = None
         self.is_kept = self.needs_closing = True
 
@@ -473,15 +476,20 @@ class Body:
             ClientDisconnectedError: The client left before the end.
         """
         if self.is_kept:
-            if self._data is None:
+            if self.data is None:
                 self._check_open()
                 await self.load()
-            if self._data is None:
-                self._data = b"".join([block async for block in _Kept(self)])
-            return self._data
+            if self.data is None:
+                self.data = b"".join([block async for block in _Kept(self)])
+            return self.data
         self._use("body()")
         self._check_kept()
+        # Most bodies are whole with the first message, which needs no iterator.
+        first = self._accept(await self._next())
+        if self.state is not _READING:
+            return first
         parts = Parts()
+        parts.add(first)
         async with aclosing(self._open()) as source:
             async for part in source:
                 parts.add(part)
@@ -506,7 +514,7 @@ class Body:
         await self.load()
         if self._spool is not None:
             return await in_file_thread(self._spool.read_at, offset, BATCH_BYTES)
-        return (self._data or b"")[offset:] if offset else self._data or b""
+        return (self.data or b"")[offset:] if offset else self.data or b""
 
     async def file(self) -> SpooledTemporaryFile[bytes]:
         """Return the body as a binary file at position 0; it is closed with the request.
@@ -521,7 +529,7 @@ class Body:
         self._check_open()
         await self.load()
         if self._spool is None:
-            data = self._data or b""
+            data = self.data or b""
             file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(
                 max_size=max(self.limits.spool_threshold_bytes, len(data), 1)
             )
@@ -534,7 +542,7 @@ class Body:
         return self._spool.file
 
     def _check_kept(self) -> None:
-        if self._data is None:
+        if self.data is None:
             self._check_whole()
             if self.failure is not None:
                 raise self.failure
@@ -554,33 +562,45 @@ class Body:
     # --- the listener's side -------------------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Return when the client has left. Runs beside the application while that waits for something.
-
-        Of an unread body it reads ahead one message and no further, so that an upload nobody reads is held back.
+        """Return when the client has left.
 
         Raises:
-            Exception: What ``receive`` raises, but for ``OSError``, which is the disconnect.
+            Exception: What ``receive`` raised: no disconnect can come any more.
         """
-        while self.state is _READING:
-            if self._ahead is not None or self._is_waiting:
-                if _is_last(self._ahead):
-                    break  # what follows is the disconnect, and nothing is held back by waiting for it
-                await self._park()
-                continue
-            self._ahead = _PENDING
-            try:
-                message = await self._receive()
-            except OSError:
-                message = _DISCONNECT
-            except BaseException:
-                self._put_ahead(None)
-                raise
-            # What is no message is one of an unknown type; None stands for nothing here.
-            self._put_ahead(message if isinstance(message, Mapping) else {"type": type(message)})
-            if _kind(message) == "http.disconnect":
-                self._ahead = _DISCONNECT
-                self.leave()
-        await self._wait_for_disconnect()
+        await self.watch()
+        if self.failure is not None and not self.is_disconnected:
+            raise self.failure
+
+    async def watch(self, left: Callable[[], object] | None = None) -> None:
+        """Wait beside the application until the client has left, then call ``left``; also if ``receive`` fails.
+
+        Of an unread body it reads ahead one message and no further, so that an upload nobody reads is held back.
+        """
+        try:
+            while self.state is _READING:
+                if self._ahead is not None or self._is_waiting:
+                    if _is_last(self._ahead):
+                        break  # what follows is the disconnect, and nothing is held back by waiting for it
+                    await self._park()
+                    continue
+                self._ahead = _PENDING
+                try:
+                    message = await self._receive()
+                except OSError:
+                    message = _DISCONNECT
+                except BaseException:
+                    self._put_ahead(None)
+                    raise
+                # What is no message is one of an unknown type; None stands for nothing here.
+                self._put_ahead(message if isinstance(message, Mapping) else {"type": type(message)})
+                if _kind(message) == "http.disconnect":
+                    self._ahead = _DISCONNECT
+                    self.leave()
+            await self._wait_for_disconnect()
+        except Exception as exc:
+            self.fail(exc)
+        if left is not None:
+            left()
 
     def _put_ahead(self, message: Message | None) -> None:
         if self._ahead is _PENDING:
@@ -599,36 +619,35 @@ class Body:
         self._parked = None
 
     async def _wait_for_disconnect(self) -> None:
-        while not self.is_disconnected:
-            if self._listening is not None:
-                # Somebody else is inside receive(): wait for what that one gets, or go on where it gave up.
-                await self._listening.wait()
-                if self.failure is not None:
-                    raise self.failure
-                continue
-            self._listening = listening = Event()
-            try:
-                await self._receive_disconnect()
-            except Exception as exc:
-                raise self.fail(exc) from None
-            finally:
-                self._listening = None
-                listening.set()
-
-    async def _receive_disconnect(self) -> None:
-        while not self.is_disconnected:
-            try:
-                message = await self._receive()
-            except OSError:
-                message = _DISCONNECT
-            kind = _kind(message)
-            if kind == "http.disconnect":
-                self.leave()
-            elif kind != "http.request":
-                raise ServerProtocolError(f"the server sent {kind!r} where http.disconnect may come")
-            else:
-                # Harmless, but a server that gives these without end must not hold the loop.
-                await checkpoint()
+        while self._is_listening:
+            # Somebody else is inside receive(): wait for what that one gets, or go on where it gave up.
+            if self._listened is None:
+                self._listened = Event()
+            await self._listened.wait()
+            if self.failure is not None:
+                raise self.failure
+        self._is_listening = True
+        try:
+            while not self.is_disconnected:
+                try:
+                    message = await self._receive()
+                except OSError:
+                    message = _DISCONNECT
+                kind = _kind(message)
+                if kind == "http.disconnect":
+                    self.leave()
+                elif kind != "http.request":
+                    raise ServerProtocolError(f"the server sent {kind!r} where http.disconnect may come")
+                else:
+                    # Harmless, but a server that gives these without end must not hold the loop.
+                    await checkpoint()
+        except Exception as exc:
+            raise self.fail(exc) from None
+        finally:
+            self._is_listening = False
+            if self._listened is not None:
+                self._listened.set()
+                self._listened = None
 
     def suspended(self) -> None:
         """The application suspends: wake the listener if it may read ahead now."""

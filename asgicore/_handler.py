@@ -21,21 +21,22 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from tempfile import SpooledTemporaryFile
-from typing import Any, Literal, TypeAlias
-from urllib.parse import quote
+from typing import Any, Final, Literal, TypeAlias
 
-from anyio import Event, move_on_after
+from anyio import CancelScope, Event, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._body import Body
 from ._callables import is_async_callable
+from ._exchange import Exchange
 from ._headers import check_request_headers
+from ._late_scope import EARLY, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Response, StreamingResponse
 from ._target import check_target
-from ._watch import Listener, new_scope, resume, run_shielded, start_listener, timed
-from ._writer import Writer, limit_send, slice_bytes
+from ._watch import Listener, resume, run_shielded, start_listener, timed
+from ._writer import DONE, Writer, limit_send, slice_bytes
 from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Receive, Scope, Send
@@ -47,65 +48,10 @@ logger = logging.getLogger("asgicore")
 Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]]
 """An async function that takes a :class:`Request` and returns a :class:`Response`."""
 
+_HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
-class _Exchange:
-    """What one request holds until it is over."""
-
-    # Defaults live in the class: most requests change none of them.
-    request: Any = None
-    response: Response | None = None
-    replaced: tuple[Response, ...] = ()
-    """Responses that errors put others in place of."""
-    needs_closing: bool = False
-    """Whether a response has something to close."""
-    cancel: Callable[[], object] | None = None
-    """Cancels endpoint and response, while they wait and may be cancelled."""
-    is_begun: bool = False
-    """Whether the body was read, as far as it is, and the endpoint called."""
-    is_ending: bool = False
-    """Whether the handler is being closed."""
-    is_dropped: bool = False
-    """Whether the event loop has given the request up."""
-
-    def __init__(self, scope: Scope, body: Body, writer: Writer) -> None:
-        self.scope = scope
-        self.body = body
-        self.writer = writer
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client left before the response was complete."""
-        return not self.writer.is_done and (self.body.is_disconnected or self.writer.is_broken)
-
-    @property
-    def phase(self) -> Literal["body", "handler", "response"]:
-        """What is under way."""
-        if self.writer.is_started:
-            return "response"
-        return "handler" if self.is_begun else "body"
-
-    def take(self, response: Response) -> None:
-        """Have this response be the one that is sent, and closed in the end."""
-        self.response = response
-        # Asked of the class: most responses have nothing to close, and no method has to be called to learn that.
-        if type(response).aclose is not Response.aclose:
-            self.needs_closing = True
-
-    def replace(self, response: Response | None) -> None:
-        """Keep a response that is not sent, for it to be closed."""
-        if isinstance(response, Response):
-            self.replaced += (response,)
-            self.needs_closing = True
-
-    def refuse_body(self) -> None:
-        """Have the connection closed if a body is under way: it would be drained at our cost."""
-        # HTTP/2 has no such field (RFC 9113 section 8.2.2), and ends the stream alone.
-        self.writer.closes_connection = not self.body.is_settled and str(self.scope.get("http_version")).startswith("1")
-
-    def __str__(self) -> str:
-        """Method and path for a log, so escaped that neither can forge a line."""
-        method, path = self.scope.get("method"), self.scope.get("path")
-        return f"{quote(str(method), errors='replace')} {quote(str(path), safe='/', errors='replace')}"
+# No event loop is given this by a coroutine.
+_FINISHED: Final = object()
 
 
 class Handler:
@@ -167,13 +113,15 @@ class Handler:
         self._lifespan = None if lifespan is None else bind_lifespan(lifespan, self)
         # For servers that keep no state between lifespan and requests.
         self._state: dict[str, Any] = {}
-        self._waiting: set[_Exchange] = set()
+        self._waiting: set[Exchange] = set()
         self._drained: Event | None = None
         # Hooks that do nothing are not called: a call of an empty async function is 0.1 us.
         self._reads_itself = self._overrides("read_body")
         self._listens_itself = self._overrides("listen_for_disconnect")
         self._sends_itself = self._overrides("send_response")
-        self._gets_itself = self._overrides("run_get_response")
+        self._get_response: Callable[[Any], Awaitable[Response]] = (
+            self.run_get_response if endpoint is None or self._overrides("run_get_response") else endpoint
+        )
         self._cuts_itself = self._overrides("chunk_bytes")
         self._is_told_of_responses = self._overrides("response_ready")
         self._is_told_of_ends = self._overrides("request_finished") or self._overrides("client_left")
@@ -212,16 +160,15 @@ class Handler:
                 ``receive`` raised; cancellation from outside.
         """
         limits = self.limits
-        body = Body(receive, limits, keep=self._keeps)
+        body = Body(receive, limits, self._keeps)
         if limits.send_timeout_seconds is not None:
             send = limit_send(send, limits.send_timeout_seconds)
-        writer = Writer(send, scope.get("method") == "HEAD", self.chunk_size)
-        exchange = _Exchange(scope, body, writer)
-        listener: Listener | None = None
+        exchange = Exchange(scope, body, send, self.chunk_size)
         try:
             try:
                 exchange.request, exchange.response = self.create_request(scope, body)
                 if exchange.response is not None:
+                    exchange.needs_closing = True
                     exchange.refuse_body()
                 elif self._keeps:
                     if self._reads_itself:
@@ -229,31 +176,31 @@ class Handler:
                     elif (rest := body.begin()) is not None:
                         await rest
             except Exception as exc:
-                exchange.response = self._answer(exchange, exc)
+                self._replace(exchange, None, exc)
+            exchange.is_begun = True
             coro = self._respond(exchange)
             if self.debug:
                 coro = timed(coro, str(exchange))
-            exchange.is_begun = True
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
-            if self._cancels:
-                with new_scope() as cancel_scope:
-                    try:
-                        yielded = coro.send(None)
-                    except StopIteration:
-                        pass
-                    else:
-                        exchange.cancel = cancel_scope.cancel
-                        listener = self._attend(exchange)
+            # next() with a default does so without the exception that send() ends with.
+            outer = innermost_scope() if self._cancels else None
+            if outer is EARLY:
+                with CancelScope() as exchange.cancel_scope:
+                    yielded = next(coro.__await__(), _FINISHED)
+                    if yielded is not _FINISHED:
+                        self._attend(exchange)
                         await resume(coro, yielded, body)
             else:
-                try:
-                    yielded = coro.send(None)
-                except StopIteration:
-                    pass
-                else:
-                    listener = self._attend(exchange)
-                    await resume(coro, yielded, body)
-            if writer.is_done:
+                yielded = next(coro.__await__(), _FINISHED)
+                if yielded is not _FINISHED:
+                    if self._cancels:
+                        with ScopeAround(outer) as exchange.cancel_scope:
+                            self._attend(exchange)
+                            await resume(coro, yielded, body)
+                    else:
+                        self._attend(exchange)
+                        await resume(coro, yielded, body)
+            if exchange.state is DONE:
                 response = exchange.response
                 if response is not None and response.background is not None:
                     await self._run_background(exchange, response.background)
@@ -275,18 +222,21 @@ class Handler:
             raise
         finally:
             try:
-                if listener is not None:
-                    await self._dismiss(exchange, listener)
+                if exchange.listener is not None:
+                    await self._dismiss(exchange, exchange.listener)
             finally:
                 if (body.needs_closing or exchange.needs_closing or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
 
-    def _attend(self, exchange: _Exchange) -> Listener:
+    def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
         self._waiting.add(exchange)
-        return start_listener(self._listen(exchange))
+        exchange.listener = start_listener(
+            self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
+        )
 
-    async def _dismiss(self, exchange: _Exchange, listener: Listener) -> None:
+    async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
+        exchange.listener = None  # its task refers to the exchange
         self._waiting.discard(exchange)
         if self._drained is not None and not self._waiting:
             self._drained.set()
@@ -295,60 +245,55 @@ class Handler:
         else:
             await listener.stop()
 
-    async def _listen(self, exchange: _Exchange) -> None:
-        body = exchange.body
+    async def _listen(self, exchange: Exchange) -> None:
         try:
-            if self._listens_itself:
-                await self.listen_for_disconnect(body)
-                body.leave()
-            else:
-                await body.listen()
+            await self.listen_for_disconnect(exchange.body)
+            exchange.body.leave()
         except ClientDisconnectedError:
-            body.leave()
+            exchange.body.leave()
         except Exception as exc:
-            body.fail(exc)
-        # After the final message the client may leave as it likes; servers report a disconnect then.
-        if exchange.cancel is not None and not exchange.writer.is_done:
-            exchange.cancel()
+            exchange.body.fail(exc)
+        exchange.leave()
 
-    async def _respond(self, exchange: _Exchange) -> None:
-        writer = exchange.writer
+    async def _respond(self, exchange: Exchange) -> None:
         response = exchange.response
         if response is None:
             try:
-                # Where the hook is ours its body stands here: a call less, 0.1 us.
-                if self._gets_itself or self.endpoint is None:
-                    response = await self.run_get_response(exchange.request)
-                else:
-                    response = await self.endpoint(exchange.request)
+                response = await self._get_response(exchange.request)
                 if not isinstance(response, Response):
                     raise TypeError(f"the endpoint returned {type(response).__name__}; it must return a Response")
-                exchange.take(response)
+                exchange.response = response
+                # Asked of the class: most have nothing to close, and no method has to be called to learn that.
+                if type(response).aclose is not _HAS_NOTHING_TO_CLOSE:
+                    exchange.needs_closing = True
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
             except Exception as exc:
-                exchange.replace(response)
-                response = self._answer(exchange, exc)
-                exchange.take(response)
-        else:
-            exchange.take(response)
+                response = self._replace(exchange, response, exc)
         if self._cancels and exchange.body.is_disconnected:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
-            # The same call less where the hook is ours.
             if self._sends_itself:
-                await self.send_response(response, writer)
+                await self.send_response(response, exchange)
+            elif self._cuts_itself or isinstance(response, StreamingResponse) or len(response.body) > self.chunk_size:
+                await self._sending(response, exchange)
             else:
-                await self._sending(response, writer)
+                # The usual response goes out in one message; a call less is 0.1 us.
+                await exchange.send_whole(response.status_code, response.raw_headers(), response.body, None)
         except Exception as exc:
-            if writer.is_started:
+            if exchange.is_started:
                 raise
-            exchange.replace(response)
-            response = self._answer(exchange, exc)
-            exchange.take(response)
-            await self.send_response(response, writer)
+            await self.send_response(self._replace(exchange, response, exc), exchange)
 
-    def _answer(self, exchange: _Exchange, exc: Exception) -> Response:
+    def _replace(self, exchange: Exchange, response: Response | None, exc: Exception) -> Response:
+        """Put the answer to an exception in place of a response that is not sent."""
+        exchange.replace(response)
+        exchange.response = self._answer(exchange, exc)
+        if type(exchange.response).aclose is not _HAS_NOTHING_TO_CLOSE:
+            exchange.needs_closing = True
+        return exchange.response
+
+    def _answer(self, exchange: Exchange, exc: Exception) -> Response:
         """The response to an exception; raises it where nobody is there to get one."""
         if exchange.is_gone or (exc is exchange.body.failure and not isinstance(exc, RequestError)):
             raise exc
@@ -362,30 +307,30 @@ class Handler:
         logger.error("%s failed", str(exchange), exc_info=exc)
         return self.handle_uncaught_exception(exchange.request, exc)
 
-    async def _run_background(self, exchange: _Exchange, background: Callable[[], Awaitable[object]]) -> None:
+    async def _run_background(self, exchange: Exchange, background: Callable[[], Awaitable[object]]) -> None:
         try:
             await background()
         except Exception as exc:
             logger.error("the background work of %s failed", str(exchange), exc_info=exc)
 
-    async def _end(self, exchange: _Exchange) -> None:
+    async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""
-        if exchange.writer.is_open:
-            await exchange.writer({"type": "http.response.body", "body": b"", "more_body": False})
-        elif not exchange.writer.is_started:
+        if exchange.is_open:
+            await exchange({"type": "http.response.body", "body": b"", "more_body": False})
+        elif not exchange.is_started:
             response = self.handle_http_error(exchange.request, HTTPError(503, headers={"retry-after": "1"}))
-            await self.send_response(response, exchange.writer)
+            await self.send_response(response, exchange)
         else:
             raise ResponseStateError("the handler was closed within a response of declared length")
 
-    def _log_gone(self, exchange: _Exchange, exc: Exception | None) -> None:
+    def _log_gone(self, exchange: Exchange, exc: Exception | None) -> None:
         if exc is None or isinstance(exc, ClientDisconnectedError):
             logger.debug("%s: the client left", str(exchange))
         else:
             # Mostly the endpoint's way of telling that it was cut short; nobody waits for an answer.
             logger.info("%s: the client left, then %s was raised", str(exchange), type(exc).__name__, exc_info=exc)
 
-    async def _close(self, exchange: _Exchange) -> None:
+    async def _close(self, exchange: Exchange) -> None:
         """Close everything, whatever fails on the way."""
         closers: list[Callable[[], Coroutine[Any, Any, None]]] = [
             response.aclose
@@ -410,7 +355,7 @@ class Handler:
             finally:
                 interrupted = None
 
-    async def _close_one(self, exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _close_one(self, exchange: Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await close()
         except Exception as exc:
@@ -429,9 +374,9 @@ class Handler:
                 self._drained = Event()
                 await self._drained.wait()
         for exchange in self._waiting:
-            if exchange.cancel is not None and not exchange.writer.is_done:
+            if exchange.cancel_scope is not None and not exchange.is_done:
                 exchange.is_ending = True
-                exchange.cancel()
+                exchange.cancel_scope.cancel()
 
     # --- hooks ---------------------------------------------------------------------------------------
 

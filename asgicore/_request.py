@@ -312,7 +312,10 @@ class Request:
             RequestError: As :meth:`body`.
             ClientDisconnectedError: As :meth:`body`.
         """
-        body = await self._body.read()
+        # Without a call where the body is kept and here, as it mostly is.
+        body = self._body.data if self._body.is_kept else None
+        if body is None:
+            body = await self._body.read()
         try:
             return loads(body.decode("utf-8-sig" if body[:1] == b"\xef" else "utf-8"))
         except (ValueError, RecursionError) as exc:

@@ -98,16 +98,17 @@ class Response:
         self._body = body
         if headers is None:
             kind = default if content_type is None else content_type
-            self._raw = [] if kind is None else [_content_type(kind)]
-            length = None
+            raw = [] if kind is None else [_content_type(kind)]
+            is_declared = False
         else:
-            self._raw = _fields(headers, content_type, default)
-            length = find(self._raw, b"content-length")
-        if length is not None:
-            self._check_length(self._raw)
+            raw = _fields(headers, content_type, default)
+            is_declared = find(raw, b"content-length") is not None
+        self._raw = raw
+        if is_declared:
+            self._check_length(raw)
         elif body or status_code != 304:
             # 304 has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
-            self._raw.append((b"content-length", b"%d" % len(body)))
+            raw.append((b"content-length", b"%d" % len(body)))
 
     @property
     def body(self) -> bytes:

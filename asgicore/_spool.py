@@ -10,13 +10,12 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from tempfile import SpooledTemporaryFile
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
-from anyio import CapacityLimiter, create_memory_object_stream, create_task_group
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
+from ._threads import Threads
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 BATCH_BYTES: Final = 2**20
 """What one hop to a worker thread writes or reads: at 1 MiB the hops cost a few percent, at 64 KiB they cost more
@@ -29,18 +28,13 @@ _IOV_MAX: Final = 1024
 _COPY_BELOW: Final = 4096
 
 # File operations have threads of their own, so that uploads and blocked application code cannot starve each other.
-_FILE_THREADS: Final = 40
-_limiter: RunVar[CapacityLimiter] = RunVar("asgicore_file_limiter")
+# None is refused, for the closing of a file is one, too.
+_files: Final = Threads(40, max_waiting=None)
 
 
-async def in_file_thread(function: Callable[..., T], *args: Any) -> T:
+async def in_file_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Run a file operation in a worker thread; it is finished or never begun when this returns or raises."""
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = CapacityLimiter(_FILE_THREADS)
-        _limiter.set(limiter)
-    return await run_sync(function, *args, limiter=limiter)
+    return await _files.run(function, *args)
 
 
 class Parts:
@@ -131,43 +125,19 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
     Raises:
         OSError: The disk is full, or the like; the file is then of no use.
     """
-    # Without a buffer: a batch is handed over when the writer is done with the last one.
-    batches, taken = create_memory_object_stream[list[bytes | bytearray]](0)
-    failure: Exception | None = None
-
-    async def write() -> None:
-        # One task for all batches: a task for each costs nearly as much as its hop.
-        nonlocal failure
-        with taken:
-            async for batch in taken:
-                try:
-                    await in_file_thread(into.write, batch)
-                except Exception as exc:
-                    failure = exc
-                    return
-
+    writing = _files.start(into.write, parts.take())
     try:
-        try:
-            async with create_task_group() as group:
-                group.start_soon(write)
-                # No error leaves the group: it would come out wrapped, and hide a cancellation that comes while
-                # the writer ends.
-                try:
-                    with batches:
-                        await batches.send(parts.take())
-                        async for part in rest:
-                            parts.add(part)
-                            if parts.size >= BATCH_BYTES:
-                                await batches.send(parts.take())
-                        if parts.size:
-                            await batches.send(parts.take())
-                except Exception as exc:
-                    # Where the writer takes no more, its failure is there first.
-                    failure = failure or exc
-        except BaseExceptionGroup as group_of_one:
-            raise group_of_one.exceptions[0] from None  # what ends the process
-        if failure is not None:
-            raise failure
-    finally:
-        failure = None
-        taken.close()
+        async for part in rest:
+            parts.add(part)
+            if parts.size >= BATCH_BYTES:
+                await writing.wait()
+                writing = _files.start(into.write, parts.take())
+    except GeneratorExit:
+        raise  # nothing can be awaited any more
+    except BaseException:
+        # Nobody has the file while a thread is at it.
+        await writing.aclose()
+        raise
+    await writing.wait()
+    if parts.size:
+        await _files.run(into.write, parts.take())

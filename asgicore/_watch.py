@@ -55,27 +55,12 @@ def running_asyncio_task() -> asyncio.Task[Any] | None:
 
 
 _modules = sys.modules
-_asyncio_scope: type[CancelScope] | None = None
 
 
 def is_trio() -> bool:
     """Whether the current task is trio's."""
     # Nearly free where trio is not in use at all.
     return "trio" in _modules and running_asyncio_task() is None
-
-
-def new_scope() -> CancelScope:
-    """A ``CancelScope`` of the backend.
-
-    ``CancelScope()`` looks the backend up and initialises twice, a quarter of what a scope costs; on asyncio the class
-    that it gave the first time is called in its place.
-    """
-    global _asyncio_scope
-    if "trio" in _modules:
-        return CancelScope()
-    if _asyncio_scope is None:
-        _asyncio_scope = type(CancelScope())
-    return _asyncio_scope()
 
 
 def _delegate(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:

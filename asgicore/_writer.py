@@ -30,7 +30,7 @@ _CLOCK_BYTES: Final = 4096
 
 _IDLE = ResponseState.IDLE
 _BODY = ResponseState.BODY
-_DONE = ResponseState.DONE
+DONE = ResponseState.DONE
 _BROKEN = ResponseState.BROKEN
 
 Chunks = Callable[[bytes], Iterable[tuple[bytes, bool]]]
@@ -98,7 +98,7 @@ class Writer:
     @property
     def is_done(self) -> bool:
         """Whether the final message was sent."""
-        return self.state is _DONE
+        return self.state is DONE
 
     async def __call__(self, message: Any) -> None:
         """Check one message and send it.
@@ -170,7 +170,7 @@ class Writer:
             raise self._break() from exc
         if chunks is not None:
             body = await self._send_chunks(chunks(body))
-        self.state = _DONE
+        self.state = DONE
         try:
             await send({"type": "http.response.body", "body": body, "more_body": False})
         except OSError as exc:
@@ -234,7 +234,7 @@ class Writer:
                     turned = perf_counter()
             if counted:
                 self._count(0, True)
-        self.state = _DONE
+        self.state = DONE
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_part(self, part: Any, chunks: Chunks) -> None:
@@ -298,7 +298,7 @@ class Writer:
 _WHEN: Final = {
     _IDLE: "before http.response.start",
     _BODY: "after http.response.start",
-    _DONE: "after the response has ended",
+    DONE: "after the response has ended",
 }
 
 

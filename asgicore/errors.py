@@ -4,13 +4,14 @@
 
     AsgicoreError
     ├── HTTPError                      an answer: status, detail, headers
-    │   └── RequestError               the client sent something wrong (400)
-    │       ├── MalformedRequestError    the request line or a field of the head (400)
-    │       ├── TargetTooLongError       path or query string (414)
-    │       ├── HeadersTooLargeError     number or size of header fields, cookies (431)
-    │       ├── MalformedBodyError       the body is not what was announced (400)
-    │       ├── BodyTooLargeError        the body exceeds the limit (413)
-    │       └── BodyTimeoutError         the body stopped coming (408)
+    │   ├── RequestError               the client sent something wrong (400)
+    │   │   ├── MalformedRequestError    the request line or a field of the head (400)
+    │   │   ├── TargetTooLongError       path or query string (414)
+    │   │   ├── HeadersTooLargeError     number or size of header fields, cookies (431)
+    │   │   ├── MalformedBodyError       the body is not what was announced (400)
+    │   │   ├── BodyTooLargeError        the body exceeds the limit (413)
+    │   │   └── BodyTimeoutError         the body stopped coming (408)
+    │   └── ThreadsBusyError           too many wait for a worker thread (503)
     ├── UsageError                     the application misused asgicore (500)
     │   ├── BodyConsumedError            the body was used already
     │   ├── InvalidHeaderError           a response header that must not leave
@@ -45,6 +46,7 @@ __all__ = [
     "ResponseStateError",
     "ServerProtocolError",
     "TargetTooLongError",
+    "ThreadsBusyError",
     "UsageError",
 ]
 
@@ -160,6 +162,23 @@ class BodyTimeoutError(RequestError):
         self.seconds = seconds
         super().__init__("body", f"nothing received for {seconds:g} seconds")
         self.args: tuple[Any, ...] = (seconds,)
+
+
+class ThreadsBusyError(HTTPError):
+    """Too many jobs wait for a worker thread already (503 with ``retry-after``, RFC 9110 section 15.6.4).
+
+    ``waiting`` is their number.
+    """
+
+    status_hint = 503
+    retry_after_seconds: ClassVar[int] = 1
+    """The least there is: the queue is long now, and may be empty in a second."""
+    waiting: int
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        super().__init__(self.status_hint, headers={"retry-after": str(self.retry_after_seconds)})
+        self.args: tuple[Any, ...] = (waiting,)
 
 
 class UsageError(AsgicoreError):

@@ -28,6 +28,7 @@ from asgicore import (
     ResponseStateError,
     ServerProtocolError,
     TargetTooLongError,
+    ThreadsBusyError,
     UsageError,
     errors,
 )
@@ -43,6 +44,7 @@ TREE: list[tuple[type[Exception], tuple[type[Exception], ...], int]] = [
     (MalformedBodyError, (RequestError,), 400),
     (BodyTooLargeError, (RequestError,), 413),
     (BodyTimeoutError, (RequestError,), 408),
+    (ThreadsBusyError, (HTTPError,), 503),
     (UsageError, (AsgicoreError,), 500),
     (BodyConsumedError, (UsageError,), 500),
     (InvalidHeaderError, (UsageError, ValueError), 500),
@@ -89,6 +91,7 @@ TEXTS: list[tuple[Exception, str]] = [
     (BodyTooLargeError(10), "413 body: larger than the limit of 10 bytes"),
     (BodyTimeoutError(30.0), "408 body: nothing received for 30 seconds"),
     (BodyTimeoutError(0.5), "408 body: nothing received for 0.5 seconds"),
+    (ThreadsBusyError(1000), "503 Service Unavailable"),
     (BodyConsumedError("used"), "used"),
     (InvalidHeaderError("x\r\ny", "no token"), "header 'x\\r\\ny': no token"),
     (InvalidHeaderError(b"x", "no str"), "header \"b'x'\": no str"),
@@ -116,6 +119,8 @@ def test_error_attributes_of_instance_hold_the_facts() -> None:
     request = MalformedRequestError("host", "empty")
     assert (request.status_code, request.field, request.detail, request.headers) == (400, "host", "host: empty", None)
     assert (BodyTooLargeError(7).limit, BodyTimeoutError(2.5).seconds) == (7, 2.5)
+    busy = ThreadsBusyError(1000)
+    assert (busy.waiting, busy.status_code, busy.headers) == (1000, 503, {"retry-after": "1"})
     header = InvalidHeaderError("X-A", "no")
     assert (header.header, header.reason) == ("X-A", "no")
     length = ContentLengthError(5, 3)

@@ -220,6 +220,19 @@ async def test_listen_for_disconnect_overridden_decides_when_the_client_left(end
     assert requests[0].is_disconnected
 
 
+async def test_listen_for_disconnect_overridden_failing_cancels_and_tells_the_server() -> None:
+    """What listen_for_disconnect() raises cancels the endpoint and goes to the server: no disconnect can come."""
+    error = LookupError("no listener")
+
+    class Failing(Handler):
+        async def listen_for_disconnect(self, receive: Receive) -> None:
+            raise error
+
+    with pytest.raises(LookupError) as raised:
+        await call(Failing(forever))
+    assert raised.value is error
+
+
 async def test_listen_for_disconnect_overridden_deaf_lets_the_endpoint_finish() -> None:
     """A listener that hears nothing leaves the endpoint alone, and does not outlive it."""
     ended = []

@@ -24,9 +24,12 @@ LAYERS: list[set[str]] = [
     {"_environ", "_start_response"},
     {"_scope"},
     {"_watch"},
-    {"_idle", "_spool", "_writer", "_lifespan"},
+    {"_jobs"},
+    {"_threads"},
+    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
     {"_body", "_as_wsgi"},
     {"_request", "_response"},
+    {"_exchange"},
     {"_handler"},
     {"__init__"},
 ]

@@ -19,7 +19,6 @@ from conftest import BACKENDS
 from asgicore import _watch
 from asgicore._watch import (
     is_trio,
-    new_scope,
     resume,
     run_shielded,
     running_asyncio_task,
@@ -608,22 +607,6 @@ async def test_is_trio_tells_the_backend(anyio_backend: Any, monkeypatch: pytest
 def test_running_asyncio_task_without_a_loop_is_none() -> None:
     """Outside of every loop there is no task, and no error."""
     assert running_asyncio_task() is None
-
-
-async def test_new_scope_is_a_scope_of_the_backend(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cancels like any other, where trio is imported and, on asyncio, where it is not."""
-    for imported in (True, False):
-        if not imported:
-            if anyio_backend[0] == "trio":
-                return
-            monkeypatch.setattr(_watch, "_modules", {})
-            monkeypatch.setattr(_watch, "_asyncio_scope", None)
-        for _ in range(2):
-            with new_scope() as scope:
-                scope.cancel()
-                await anyio.sleep_forever()
-            assert isinstance(scope, anyio.CancelScope)
-            assert scope.cancelled_caught
 
 
 # --- shielded cleanup --------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""What one request holds from its first step to its last cleanup."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import quote
+
+from anyio import CancelScope
+
+from ._body import Body
+from ._response import Response
+from ._watch import Listener
+from ._writer import Writer
+from .types import Scope, Send
+
+
+class Exchange(Writer):
+    """The writer of a request's response, and all else that belongs to the request."""
+
+    # Defaults live in the class: most requests change none of them.
+    request: Any = None
+    response: Response | None = None
+    replaced: tuple[Response, ...] = ()
+    """Responses that errors put others in place of."""
+    needs_closing: bool = False
+    """Whether a response has something to close."""
+    listener: Listener | None = None
+    """Waits for the disconnect while the endpoint waits for something."""
+    cancel_scope: CancelScope | None = None
+    """Around endpoint and response while they wait and may be cancelled."""
+    is_begun: bool = False
+    """Whether the body was read, as far as it is, and the endpoint called."""
+    is_ending: bool = False
+    """Whether the handler is being closed."""
+    is_dropped: bool = False
+    """Whether the event loop has given the request up."""
+
+    def __init__(self, scope: Scope, body: Body, send: Send, chunk_size: int) -> None:
+        self.scope = scope
+        self.body = body
+        # As Writer.__init__ does: the call is 0.1 us.
+        self._send = send
+        self._head = scope.get("method") == "HEAD"
+        self._chunk_size = chunk_size
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client left before the response was complete."""
+        return not self.is_done and (self.body.is_disconnected or self.is_broken)
+
+    @property
+    def phase(self) -> Literal["body", "handler", "response"]:
+        """What is under way."""
+        if self.is_started:
+            return "response"
+        return "handler" if self.is_begun else "body"
+
+    def replace(self, response: Response | None) -> None:
+        """Keep a response that is not sent, for it to be closed."""
+        if isinstance(response, Response):
+            self.replaced += (response,)
+            self.needs_closing = True
+
+    def refuse_body(self) -> None:
+        """Have the connection closed if a body is under way: it would be drained at our cost."""
+        # HTTP/2 has no such field (RFC 9113 section 8.2.2), and ends the stream alone.
+        self.closes_connection = not self.body.is_settled and str(self.scope.get("http_version")).startswith("1")
+
+    def leave(self) -> None:
+        """The client has left, or may have: cancel what waits, unless nothing is left to be said."""
+        # After the final message the client may leave as it likes; servers report a disconnect then.
+        if self.cancel_scope is not None and not self.is_done:
+            self.cancel_scope.cancel()
+
+    def __str__(self) -> str:
+        """Method and path for a log, so escaped that neither can forge a line."""
+        method, path = self.scope.get("method"), self.scope.get("path")
+        return f"{quote(str(method), errors='replace')} {quote(str(path), safe='/', errors='replace')}"

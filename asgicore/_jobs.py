@@ -1,0 +1,250 @@
+"""A function on its way through a worker thread: its context, its outcome, and whoever waits for it.
+
+Source: PEP 479 for what cannot be raised in a coroutine, PEP 567 for contexts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final, Generic, Protocol, TypeVar, TypeVarTuple, cast
+
+from ._watch import is_trio, run_shielded
+from .errors import UsageError
+
+__all__ = ["Job", "Notified", "Queue", "Waiter", "new_waiter"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_MISSING: Final = object()
+
+
+class Waiter(Protocol):
+    """What one task waits for, once, and any thread may call."""
+
+    def __await__(self) -> Generator[Any, Any, None]: ...
+    def notify(self) -> None: ...
+
+
+class _AsyncioWaiter:
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._future.__await__()
+
+    def notify(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+
+class _TrioWaiter:
+    __slots__ = ("_lowlevel", "_task", "_token")
+
+    def __init__(self) -> None:
+        import trio
+
+        self._lowlevel = trio.lowlevel
+        self._token = trio.lowlevel.current_trio_token()
+        self._task: trio.lowlevel.Task | None = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        # No other task runs between this and the suspension, so that the call from the thread finds the task waiting.
+        self._task = self._lowlevel.current_task()
+        return self._lowlevel.wait_task_rescheduled(self._abort).__await__()
+
+    def _abort(self, _: object) -> Any:
+        self._task = None
+        return self._lowlevel.Abort.SUCCEEDED
+
+    def notify(self) -> None:
+        with suppress(RuntimeError):  # trio.RunFinishedError
+            self._token.run_sync_soon(self._settle)
+
+    def _settle(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._lowlevel.reschedule(task)
+
+
+def new_waiter() -> Waiter:
+    """A waiter for the current task."""
+    return _TrioWaiter() if is_trio() else _AsyncioWaiter()
+
+
+class Notified(Protocol):
+    """Who is told of a job's end, in the worker."""
+
+    def notify(self) -> None: ...
+
+
+class Queue(Protocol):
+    """Where a job waits for its thread."""
+
+    def withdraw(self, job: Job[Any], /) -> bool:
+        """Take a job out; ``False`` if it has begun."""
+        ...
+
+
+class Job(Generic[T]):
+    """A function that was handed over to a worker thread; made by ``Threads.start()``."""
+
+    __slots__ = ("_changes", "_context", "_error", "_result", "_shared", "_queue", "_work", "is_done", "listeners")
+
+    is_done: bool
+    """Whether the thread is done with it."""
+
+    def __init__(self, queue: Queue, function: Callable[[*Ts], T], args: tuple[*Ts], shared: Context | None) -> None:
+        self._queue = queue
+        self._work: tuple[Callable[..., T], tuple[Any, ...]] | None = (function, args)
+        self._context = copy_context()
+        self._shared = shared
+        self._changes: list[tuple[ContextVar[Any], Any]] = []
+        self._result: object = _MISSING
+        self._error: BaseException | None = None
+        self.is_done = False
+        self.listeners: list[Notified] = []
+
+    async def wait(self) -> T:
+        """Return or raise, once, what the function did; its changes of context variables are made here, too.
+
+        If cancelled while the job waits for a slot, the job never runs. If cancelled later, this waits for its end
+        all the same and then raises the cancellation; what the function returned or raised is lost.
+
+        Raises:
+            RuntimeError: The function raised what would steer the waiting coroutine instead of failing it, such as
+                ``StopIteration`` or a cancellation; that is the ``__cause__``.
+            UsageError: The threads were closed before the job began, or this was called before.
+        """
+        if not self.is_done:
+            try:
+                await self._ended()
+            except GeneratorExit:
+                self._queue.withdraw(self)
+                raise
+            except BaseException:
+                await self.aclose()
+                raise
+        return self._take()
+
+    async def aclose(self) -> None:
+        """Give up on a job: it leaves the queue, or this waits for its end, whatever cancels."""
+        if self._queue.withdraw(self):
+            self.fail(UsageError("this job was given up before it began"))
+            self.tell()
+        else:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for the end, whatever cancels, and leave the outcome alone.
+
+        A native cancellation that arrives meanwhile is raised afterwards.
+        """
+        cancelled = None
+        while not self.is_done:
+            try:
+                await run_shielded(self._ended(), None)
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                del cancelled
+
+    async def _ended(self) -> None:
+        waiter = new_waiter()
+        self.listeners.append(waiter)
+        if not self.is_done:
+            await waiter
+
+    def _take(self) -> T:
+        changes, self._changes = self._changes, []
+        for variable, value in changes:
+            variable.set(value)
+        if self._error is None:
+            result, self._result = self._result, _MISSING
+            if result is _MISSING:
+                raise UsageError("the outcome of this job was taken already")
+            return cast("T", result)
+        # Not kept: the traceback gets this frame.
+        error, self._error = self._error, None
+        try:
+            raise error
+        finally:
+            del error
+
+    # --- in the worker -------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> None:
+        """End without having run."""
+        self._work, self._error = None, error
+
+    def tell(self) -> None:
+        """The thread is done: wake whoever waits."""
+        self.is_done = True
+        listeners, self.listeners = self.listeners, []
+        for listener in listeners:
+            listener.notify()
+
+    def run(self) -> None:
+        """Run the function and keep what it did."""
+        function, args = cast("tuple[Callable[..., T], tuple[Any, ...]]", self._work)
+        before, shared = self._context, self._shared
+        self._work = self._shared = None
+        try:
+            # What of the caller's must not be seen here is no change either.
+            _hide_async_library(before)
+            context = before.copy() if shared is None else shared
+            if shared is not None:
+                shared.run(_bring, before)
+            try:
+                self._result = context.run(function, *args)
+            finally:
+                self._changes = [item for item in context.items() if before.get(item[0], _MISSING) is not item[1]]
+        except BaseException as exc:
+            self._error = _raisable(exc, function)
+        finally:
+            # The traceback has this frame, and the job the traceback.
+            del self, function, args, before, shared
+
+
+def _bring(before: Context) -> None:
+    for variable, value in before.items():
+        if variable.get(_MISSING) is not value:
+            variable.set(value)
+
+
+def _hide_async_library(context: Context) -> None:
+    # anyio.run() lets the context say what runs, and would not start a loop in a thread that inherits it.
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+
+
+def _raisable(exc: BaseException, function: Callable[..., Any]) -> BaseException:
+    """The exception, or what stands for it where it would mean something else to the coroutine that gets it."""
+    steering: tuple[type[BaseException], ...] = (
+        StopIteration,
+        StopAsyncIteration,
+        GeneratorExit,
+        asyncio.CancelledError,
+    )
+    if "trio" in sys.modules:
+        steering += (sys.modules["trio"].Cancelled,)
+    if not isinstance(exc, steering):
+        return exc
+    error = RuntimeError(f"{getattr(function, '__qualname__', function)!s} raised {type(exc).__name__} in a thread")
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,249 @@
+"""A synchronous producer in one worker thread for its whole life, drained by the loop.
+
+What is ready goes out at once; what is not sent yet is bounded in bytes; a hop is paid when one side has to wait, and
+not for every part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from threading import Condition, Lock
+from typing import Final, Generic, Protocol, TypeVar, cast
+
+from ._jobs import Job, Waiter, new_waiter
+from ._threads import Threads
+from .errors import ClientDisconnectedError, UsageError
+
+__all__ = ["Pump", "Put", "iterate"]
+
+T = TypeVar("T")
+
+MAX_BYTES: Final = 256 * 2**10
+"""How far a producer runs ahead: four messages of the usual size, so that neither side waits for each part."""
+
+# What a part costs at least, so that tiny and empty ones are bounded in number, too: about an object and its places.
+_PART_BYTES: Final = 64
+
+
+class Put(Protocol):
+    """What a producer is called with."""
+
+    def __call__(self, part: bytes, /) -> None:
+        """Pass a part on; waits while too much is ahead of the consumer.
+
+        Raises:
+            ClientDisconnectedError: Nobody takes parts any more.
+        """
+        ...
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody takes parts any more: clean up and return."""
+        ...
+
+
+class Pump(Generic[T]):
+    """An async iterator over the parts that ``produce`` puts; for one consumer.
+
+    ``produce`` is called in a worker thread at the first ``anext()``, with what puts a part; one thread at a time may
+    call that. Errors of ``produce`` are raised after the parts before them. :meth:`aclose` is for the consumer to call
+    in every case: if nothing was asked for by then, ``produce`` is called with ``is_closed`` true, to clean up.
+
+    Args:
+        threads: Where it runs.
+        produce: The producer.
+        max_bytes: How many bytes may be ahead of the consumer; a larger part is let through alone.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_batch",
+        "_is_closed",
+        "_is_over",
+        "_job",
+        "_max_bytes",
+        "_needed",
+        "_owed",
+        "_parts",
+        "_produce",
+        "_result",
+        "_room",
+        "_threads",
+        "_waiter",
+    )
+
+    def __init__(self, threads: Threads, produce: Callable[[Put], T], max_bytes: int = MAX_BYTES) -> None:
+        self._threads = threads
+        self._produce: Callable[[Put], T] | None = produce
+        self._max_bytes = max_bytes
+        self._job: Job[T] | None = None
+        self._result: T | None = None
+        self._is_over = False
+        # Guarded by the condition, on which the producer waits for room.
+        self._room = Condition(Lock())
+        self._parts: list[bytes] = []
+        self._ahead = 0
+        self._needed = 0
+        self._waiter: Waiter | None = None
+        self._is_closed = False
+        # The consumer's own: parts in reverse order, and what of them was taken but not reported yet.
+        self._batch: list[bytes] = []
+        self._owed = 0
+
+    # --- in the worker -------------------------------------------------------------------------------
+
+    def __call__(self, part: bytes, /) -> None:
+        if type(part) is not bytes and isinstance(part, bytearray | memoryview):
+            part = bytes(part)  # the producer may use its buffer again
+        cost = len(part)
+        if cost < _PART_BYTES:
+            cost = _PART_BYTES
+        with self._room:
+            while self._ahead and self._ahead + cost > self._max_bytes and not self._is_closed:
+                self._needed = cost
+                self._room.wait()
+            if self._is_closed:
+                raise ClientDisconnectedError
+            self._ahead += cost
+            self._parts.append(part)
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.notify()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`aclose` was called."""
+        return self._is_closed
+
+    def notify(self) -> None:
+        """The producer has ended."""
+        with self._room:
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.notify()
+
+    # --- on the loop ---------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Pump[T]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next part.
+
+        Raises:
+            StopAsyncIteration: ``produce`` has returned, or the pump is closed.
+            ThreadsBusyError: Too many wait for a thread.
+            Exception: What ``produce`` raised.
+        """
+        batch = self._batch
+        if not batch:
+            batch = await self._next_batch()
+        part = batch.pop()
+        cost = len(part)
+        self._owed += cost if cost > _PART_BYTES else _PART_BYTES
+        if not batch or self._owed * 2 >= self._max_bytes:
+            self._settle()
+        return part
+
+    def _settle(self) -> None:
+        with self._room:
+            self._ahead -= self._owed
+            self._owed = 0
+            if self._needed and (not self._ahead or self._ahead + self._needed <= self._max_bytes):
+                self._needed = 0
+                self._room.notify()
+
+    async def _next_batch(self) -> list[bytes]:
+        while not self._is_over:
+            job = self._job or self._start(self._threads.max_waiting)
+            waiter: Waiter | None = None
+            with self._room:
+                if self._is_closed:
+                    break
+                # Asked first: whatever was put is here when the job is done.
+                is_done = job.is_done
+                if self._parts:
+                    self._batch, self._parts = self._parts, []
+                    self._batch.reverse()
+                    return self._batch
+                if not is_done:
+                    waiter = self._waiter = new_waiter()
+            if waiter is None:
+                await self._finish(job)
+            else:
+                await waiter
+        raise StopAsyncIteration
+
+    def _start(self, max_waiting: int | None) -> Job[T]:
+        produce, self._produce = cast("Callable[[Put], T]", self._produce), None
+        job = Job(self._threads, produce, (self,), None)
+        job.listeners.append(self)
+        try:
+            self._threads.submit(job, max_waiting)
+        except BaseException:
+            self._produce = produce
+            raise
+        self._job = job
+        return job
+
+    async def _finish(self, job: Job[T]) -> None:
+        self._is_over = True
+        self._result = await job.wait()
+
+    async def aclose(self) -> None:
+        """Stop the producer and wait for the end of its thread, whatever cancels; may be called again.
+
+        It wakes at once if it waits for room, and ends with its next part otherwise.
+
+        Raises:
+            Exception: What ``produce`` raised since the last part that was asked for, unless it is the
+                :exc:`ClientDisconnectedError` that told it of the end.
+        """
+        with self._room:
+            self._is_closed = True
+            self._parts.clear()
+            self._batch.clear()
+            self._room.notify_all()
+        self.notify()
+        # Not refused, however many wait: what cleans up has to run.
+        job = self._job or self._start(None)
+        await job.settle()
+        if not self._is_over:
+            with suppress(ClientDisconnectedError):
+                await self._finish(job)
+
+    @property
+    def result(self) -> T:
+        """What ``produce`` returned.
+
+        Raises:
+            UsageError: It has not returned, as far as the consumer knows.
+        """
+        if not self._is_over:
+            raise UsageError("the producer has not ended")
+        return cast("T", self._result)
+
+
+def iterate(iterable: Iterable[bytes], put: Put) -> None:
+    """Put every part of an iterable; for :class:`Pump`, as ``partial(iterate, iterable)``.
+
+    The iterator and the iterable are closed here, each once if it has a ``close()``, also if it never began.
+    """
+    try:
+        if not put.is_closed:
+            iterator = iter(iterable)
+            try:
+                for part in iterator:
+                    put(part)
+            finally:
+                if iterator is not iterable:
+                    _close(iterator)
+    finally:
+        _close(iterable)
+
+
+def _close(target: object) -> None:
+    close: Callable[[], object] | None = getattr(target, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,209 @@
+"""_late_scope.py: a scope that is entered late behaves as one that was entered first."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from conftest import BACKENDS
+from fakes import Channel, http_scope
+
+from asgicore import Handler, Request, Response, _late_scope
+from asgicore._late_scope import EARLY, ScopeAround, innermost_scope
+
+only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
+
+
+@asynccontextmanager
+async def plain(trace: list[str]) -> AsyncIterator[None]:
+    with anyio.CancelScope() as scope:
+        yield
+    trace.append(f"plain left, caught: {scope.cancelled_caught}")
+
+
+@asynccontextmanager
+async def shielded(trace: list[str]) -> AsyncIterator[None]:
+    with anyio.CancelScope(shield=True):
+        yield
+    trace.append("shielded left")
+
+
+@asynccontextmanager
+async def timeout(trace: list[str]) -> AsyncIterator[None]:
+    with anyio.fail_after(60):
+        yield
+    trace.append("timeout left")
+
+
+@asynccontextmanager
+async def group(trace: list[str]) -> AsyncIterator[None]:
+    async def child() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            trace.append("child ended")
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(child)
+            yield
+            tasks.cancel_scope.cancel()
+    finally:
+        trace.append("group left")
+
+
+Kind = Callable[[list[str]], AbstractAsyncContextManager[None]]
+KINDS: list[Kind] = [plain, shielded, timeout, group]
+# Up to two at once, and one of each kind.
+STACKS = [
+    *(stack for length in range(3) for stack in itertools.product(KINDS, repeat=length)),
+    tuple(KINDS),
+    tuple(KINDS[::-1]),
+]
+
+
+async def life(stack: tuple[Kind, ...], outer: Kind | None, leaves: bool) -> list[str]:
+    """What an endpoint sees that is in these scopes, inside of ``outer``, when it first waits."""
+    trace: list[str] = []
+    waits, release = anyio.Event(), anyio.Event()
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            async with AsyncExitStack() as within:
+                for kind in stack:
+                    await within.enter_async_context(kind(trace))
+                waits.set()
+                await release.wait()
+                trace.append("released")
+            trace.append("out of all")
+            await checkpoint()
+            trace.append("went on")
+            return Response("done")
+        except BaseException as exc:
+            trace.append(type(exc).__name__ if isinstance(exc, Exception) else "cancelled")
+            raise
+
+    channel = Channel()
+    app = Handler(endpoint)
+
+    async def serve() -> None:
+        async with AsyncExitStack() as around:
+            if outer is not None:
+                await around.enter_async_context(outer(trace))
+            await app(http_scope(), channel.receive, channel.send)
+            trace.append("served")
+            await checkpoint()
+            trace.append("server goes on")
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            await waits.wait()
+            if leaves:
+                channel.disconnect()
+                for _ in range(20):
+                    await checkpoint()
+            release.set()
+    return [*trace, f"{len(channel.sent)} sent"]
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
+@pytest.mark.parametrize("outer", [None, *KINDS], ids=lambda kind: kind.__name__ if kind else "bare")
+async def test_scope_entered_late_is_as_one_entered_first(
+    outer: Kind | None, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever scopes the endpoint is in when it first waits, it cannot tell when ours was entered."""
+    late = [await life(stack, outer, leaves) for stack in STACKS]
+    with monkeypatch.context() as patch:
+        patch.setattr("asgicore._handler.innermost_scope", lambda: EARLY)
+        early = [await life(stack, outer, leaves) for stack in STACKS]
+    assert late == early
+    assert late[0] == (
+        ["cancelled", "served", "server goes on"]
+        if leaves
+        else ["released", "out of all", "went on", "served", "server goes on"]
+    ) + (
+        [f"{outer.__name__} left" + (", caught: False" if outer is plain else "")]
+        if outer and outer is not group
+        else []
+    ) + (["child ended", "group left"] if outer is group else []) + ["0 sent" if leaves else "2 sent"]
+
+
+@only_asyncio
+async def test_innermost_scope_is_what_the_task_is_in() -> None:
+    """None outside of every scope of a task's own, else the scope that was entered last."""
+    seen: list[Any] = []
+
+    async def task() -> None:
+        seen.append(innermost_scope())
+        with anyio.CancelScope() as scope:
+            assert innermost_scope() is scope
+            with anyio.CancelScope() as inner:
+                await checkpoint()
+                assert innermost_scope() is inner
+            assert innermost_scope() is scope
+
+    await asyncio.create_task(task())
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "trio"])
+async def test_innermost_scope_on_trio_is_early() -> None:
+    """Trio has no way to enter a scope around others."""
+    assert innermost_scope() is EARLY
+
+
+class Unknown:
+    """anyio's module, as it may be one day."""
+
+
+class Shuffled(ScopeAround):
+    """Enters inside of what is there, as if the books were kept in another way."""
+
+    def __enter__(self) -> anyio.CancelScope:
+        scope: anyio.CancelScope = _late_scope._scope_class()
+        self._scope = scope
+        return scope.__enter__()
+
+
+class Failing(ScopeAround):
+    def __enter__(self) -> anyio.CancelScope:
+        raise AttributeError("_parent_scope")
+
+
+@only_asyncio
+@pytest.mark.parametrize("around", [Shuffled, Failing])
+@pytest.mark.parametrize("outer", [False, True], ids=["bare", "in a scope"])
+async def test_books_that_are_kept_otherwise_are_left_alone(
+    around: type[ScopeAround], outer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the trial does not come out right, scopes are entered first, and all else works."""
+
+    async def trial() -> None:
+        async with AsyncExitStack() as stack:
+            if outer:
+                await stack.enter_async_context(plain([]))
+            monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+            monkeypatch.setattr(_late_scope, "ScopeAround", around)
+            assert innermost_scope() is EARLY
+            assert innermost_scope() is EARLY
+            assert (await life((timeout,), None, True))[-1] == "0 sent"
+
+    await asyncio.create_task(trial())
+
+
+@only_asyncio
+async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An anyio without what is read here serves as before."""
+    monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+    monkeypatch.setattr(
+        _late_scope, "_modules", {**_late_scope._modules, type(anyio.CancelScope()).__module__: Unknown()}
+    )
+    assert innermost_scope() is EARLY
+    assert (await life((plain,), None, True))[-1] == "0 sent"
