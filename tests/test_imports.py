@@ -20,18 +20,20 @@ TREES = {name: ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")) for name i
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables"},
-    {"_headers", "_params", "_cookies", "_target"},
+    {"_headers", "_params", "_cookies", "_target", "_wsgi_input"},
+    {"_environ", "_start_response"},
+    {"_scope"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
-    {"_body"},
+    {"_body", "_as_wsgi"},
     {"_request", "_response"},
     {"_exchange"},
     {"_handler"},
     {"__init__"},
 ]
-PURE = {name for layer in LAYERS[:3] for name in layer}
+PURE = {name for layer in LAYERS[:5] for name in layer}
 # Tasks and threads are for the layer above; multidict is a container.
 THIRD_PARTY = {"anyio", "multidict"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
