@@ -44,6 +44,11 @@ class Exchange(Writer):
         self._chunk_size = chunk_size
 
     @property
+    def takes_paths(self) -> bool:
+        """As the scope says."""
+        return "http.response.pathsend" in (self.scope.get("extensions") or ())
+
+    @property
     def is_gone(self) -> bool:
         """Whether the client left before the response was complete."""
         return not self.is_done and (self.body.is_disconnected or self.is_broken)
@@ -54,6 +59,11 @@ class Exchange(Writer):
         if self.is_started:
             return "response"
         return "handler" if self.is_begun else "body"
+
+    @property
+    def responses(self) -> list[Response]:
+        """All responses there were, the one that is sent among them."""
+        return [response for response in (*self.replaced, self.response) if response is not None]
 
     def replace(self, response: Response | None) -> None:
         """Keep a response that is not sent, for it to be closed."""

@@ -238,6 +238,8 @@ class Handler:
             # The loop throws the request away; nothing can be awaited any more.
             exchange.is_dropped = True
             body.close_nowait()
+            for response in exchange.responses:
+                response.close_nowait()
             raise
         finally:
             try:
@@ -355,9 +357,7 @@ class Handler:
     async def _close(self, exchange: Exchange) -> None:
         """Close everything, whatever fails on the way."""
         closers: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            response.aclose
-            for response in (*exchange.replaced, exchange.response)
-            if response is not None and type(response).aclose is not Response.aclose
+            response.aclose for response in exchange.responses if type(response).aclose is not _HAS_NOTHING_TO_CLOSE
         ]
         if self._is_told_of_ends:
             if exchange.is_gone:
@@ -497,6 +497,8 @@ class Handler:
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         headers = response.raw_headers()
         if isinstance(response, StreamingResponse):
+            if response.path is not None and writer.takes_paths:
+                return writer.send_path(response.status_code, headers, response.path)
             return writer.send_stream(response.status_code, headers, response.parts(self.threads), self.chunk_bytes)
         body = response.body
         chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None

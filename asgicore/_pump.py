@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Condition, Lock
-from typing import Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from ._jobs import Job, Waiter, new_waiter
 from ._threads import Threads
@@ -23,7 +23,7 @@ MAX_BYTES: Final = 256 * 2**10
 """How far a producer runs ahead: four messages of the usual size, so that neither side waits for each part."""
 
 # What a part costs at least, so that tiny and empty ones are bounded in number, too: about an object and its places.
-_PART_BYTES: Final = 64
+PART_BYTES: Final = 64
 
 
 class Put(Protocol):
@@ -99,8 +99,9 @@ class Pump(Generic[T]):
                 raise TypeError(f"a body takes parts of bytes or str, not {type(part).__name__}")
             part = bytes(part)  # the producer may use its buffer again
         cost = len(part)
-        if cost < _PART_BYTES:
-            cost = _PART_BYTES
+        self._pass_on(part, cost if cost > PART_BYTES else PART_BYTES)
+
+    def _pass_on(self, part: Any, cost: int) -> None:
         with self._room:
             while self._ahead and self._ahead + cost > self._max_bytes and not self._is_closed:
                 self._needed = cost
@@ -152,7 +153,7 @@ class Pump(Generic[T]):
             batch = await self._next_batch()
         part = batch.pop()
         cost = len(part)
-        self._owed += cost if cost > _PART_BYTES else _PART_BYTES
+        self._owed += cost if cost > PART_BYTES else PART_BYTES
         if not batch or self._owed * 2 >= self._max_bytes:
             self._settle()
         return part
@@ -202,6 +203,15 @@ class Pump(Generic[T]):
         self._is_over = True
         self._result = await job.wait()
 
+    def stop(self) -> None:
+        """Stop the producer, without waiting for the end of its thread; for a loop that can wait no more."""
+        with self._room:
+            self._is_closed = True
+            self._parts.clear()
+            self._batch.clear()
+            self._room.notify_all()
+        self.notify()
+
     async def aclose(self) -> None:
         """Stop the producer and wait for the end of its thread, whatever cancels; may be called again.
 
@@ -211,12 +221,7 @@ class Pump(Generic[T]):
             Exception: What ``produce`` raised since the last part that was asked for, unless it is the
                 :exc:`ClientDisconnectedError` that told it of the end.
         """
-        with self._room:
-            self._is_closed = True
-            self._parts.clear()
-            self._batch.clear()
-            self._room.notify_all()
-        self.notify()
+        self.stop()
         # Not refused, however many wait: what cleans up has to run.
         job = self._job or self._start(None)
         await job.settle()

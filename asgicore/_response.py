@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ClassVar, Final, TypeAlias, cast
+from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 from urllib.parse import quote
 
 from ._cookies import SameSite, build_set_cookie
@@ -115,6 +115,26 @@ class Response:
         elif body or status_code != 304:
             # 304 has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
             raw.append((b"content-length", b"%d" % len(body)))
+
+    @classmethod
+    def prepared(cls, content: Any, status_code: int, raw_headers: RawHeaders) -> Self:
+        """A response of fields that were checked already, ``content-length`` among them; for bridges.
+
+        Args:
+            content: What ``cls`` takes; not looked at.
+            status_code: 200 to 599.
+            raw_headers: Pairs of bytes, names in lower case, in order; kept, not copied.
+        """
+        response = cls.__new__(cls)
+        response.status_code = status_code
+        response.background = None
+        response._headers = None
+        response._raw = raw_headers
+        response._set_content(content)
+        return response
+
+    def _set_content(self, content: Any) -> None:
+        self._body = content
 
     @property
     def body(self) -> bytes:
@@ -231,6 +251,9 @@ class Response:
 
     async def aclose(self) -> None:
         """Let go of what the body is made from; the engine calls it once for every response."""
+
+    def close_nowait(self) -> None:
+        """As :meth:`aclose`, as far as it goes without waiting: the event loop has given the request up."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status_code}>"
@@ -388,7 +411,11 @@ class StreamingResponse(Response):
         InvalidHeaderError: As for :class:`Response`.
     """
 
-    __slots__ = ("_content", "_iterator")
+    __slots__ = ("_content", "_iterator", "path")
+
+    path: str | None
+    """The absolute path of a file that the body is the whole of: sent by the server itself where it offers to
+    (``http.response.pathsend``); the content is then not asked for."""
 
     def __init__(
         self,
@@ -406,9 +433,7 @@ class StreamingResponse(Response):
                 f"StreamingResponse takes an iterable of bytes or str, not {type(cast('object', content)).__name__}; "
                 "use Response for what is there as a whole"
             )
-        self._content: AsyncIterable[bytes | str] | Iterable[bytes | str] | None = content
-        self._iterator: AsyncIterator[bytes | str] | None = None
-        self._body = b""
+        self._set_content(content)
         if background is not None:
             _check_background(background)
         self.status_code: int = _status(status_code)
@@ -416,6 +441,12 @@ class StreamingResponse(Response):
         self._headers = None
         self._raw = _fields(headers, content_type, self.default_content_type)
         self._check_length(self._raw)
+
+    def _set_content(self, content: AsyncParts | SyncParts) -> None:
+        self._content: AsyncIterable[bytes | str] | Iterable[bytes | str] | None = content
+        self._iterator: AsyncIterator[bytes | str] | None = None
+        self._body = b""
+        self.path = None
 
     def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
         """The iterator over the body; it can be had once.
@@ -444,3 +475,9 @@ class StreamingResponse(Response):
         close = getattr(target, "aclose", None)
         if close is not None:
             await close()
+
+    def close_nowait(self) -> None:
+        """Stop the thread of a synchronous iterator; Python closes an asynchronous one."""
+        stop = getattr(self._iterator, "stop", None)
+        if stop is not None:
+            stop()

@@ -88,6 +88,11 @@ class Writer:
         self._chunk_size = chunk_size
 
     @property
+    def takes_paths(self) -> bool:
+        """Whether the server sends a file if it is told its path (``http.response.pathsend``)."""
+        return False
+
+    @property
     def is_started(self) -> bool:
         """Whether anything was sent, so that an error cannot become a response any more."""
         return self.state is not _IDLE
@@ -251,6 +256,33 @@ class Writer:
                 self._count(0, True)
         self.state = DONE
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def send_path(self, status: int, headers: RawHeaders, path: str) -> None:
+        """Send a response whose body is a whole file, which the server reads; see :attr:`takes_paths`.
+
+        Args:
+            status: The status, 100 to 599.
+            headers: Checked fields.
+            path: The absolute path of the file.
+
+        Raises:
+            ResponseStateError: A response was started before.
+            ClientDisconnectedError: The client left.
+
+        Source: ASGI extension "http.response.pathsend".
+        """
+        if self.state is not _IDLE:
+            self._after(ResponseEvent.START, "http.response.start")
+        self._begin(status, headers)
+        self.state = _BODY
+        if self.closes_connection:
+            headers = [*headers, _CLOSE]
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        self.state = DONE
+        if self._silent:
+            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await self._put({"type": "http.response.pathsend", "path": path})
 
     async def _send_part(self, part: Any, chunks: Chunks) -> None:
         if isinstance(part, str):

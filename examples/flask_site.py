@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from asgicore.wsgi_bridge import WSGIHandler
 from flask import Flask, redirect, render_template_string, request, send_from_directory, session, stream_with_context
 from flask.typing import ResponseReturnValue
 
 from asgicore import Limits
+from asgicore.wsgi_bridge import WSGIHandler
 
 site = Flask(__name__)
 # Sessions end with the process. A real site reads its key from its configuration: all its processes share one.

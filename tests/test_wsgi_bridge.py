@@ -15,12 +15,12 @@ from wsgiref.validate import validator
 
 import anyio
 import pytest
-from asgicore.wsgi_bridge import WSGIHandler
 from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
 from faults import check_messages, living_tasks
 
 from asgicore import ClientDisconnectedError, ContentLengthError, Limits
 from asgicore._threads import Threads
+from asgicore.wsgi_bridge import WSGIHandler
 
 SECONDS = 5.0
 TEXT = ("Content-Type", "text/plain")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgicore import BodyTooLargeError, ClientDisconnectedError
-from asgicore._wsgi_input import open_input
+from asgicore.wsgi_bridge._input import open_input
 
 
 def giving(*parts: bytes | BaseException) -> Callable[[], bytes]:

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from asgicore._as_wsgi import as_wsgi
+from asgicore.wsgi_bridge._as_wsgi import as_wsgi
 
 from . import site
 

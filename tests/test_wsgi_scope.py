@@ -12,8 +12,8 @@ from fakes import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgicore._environ import build_environ
-from asgicore._scope import body_length, build_scope
+from asgicore.wsgi_bridge._environ import build_environ
+from asgicore.wsgi_bridge._scope import body_length, build_scope
 
 
 def scope_of(**environ: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asgicore import ContentLengthError, InvalidHeaderError, ResponseStateError
-from asgicore._start_response import StartResponse, parse_status
+from asgicore.wsgi_bridge._start_response import StartResponse, parse_status
 
 TEXT = ("Content-Type", "text/plain")
 

@@ -15,7 +15,7 @@ from fakes import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgicore._environ import build_environ
+from asgicore.wsgi_bridge._environ import build_environ
 
 # typeshed knows the validator alone.
 _validate: Any = wsgiref.validate
@@ -291,7 +291,7 @@ def test_header_fields_repeated_many_times_cost_no_square_of_their_number() -> N
 
 def test_header_fields_of_a_client_do_not_grow_the_table_of_names() -> None:
     """What clients send is not remembered."""
-    from asgicore import _environ
+    from asgicore.wsgi_bridge import _environ
 
     before = len(_environ._KEYS)
     fields_of((b"x-never-seen", b"1"))

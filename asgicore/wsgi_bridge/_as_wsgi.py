@@ -31,10 +31,10 @@ from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 
+from .._writer import Writer
+from ..errors import ClientDisconnectedError, ResponseStateError
+from ..types import Message, Receive, Scope, Send
 from ._scope import body_length, build_scope
-from ._writer import Writer
-from .errors import ClientDisconnectedError, ResponseStateError
-from .types import Message, Receive, Scope, Send
 
 __all__ = ["WSGIApplication", "as_wsgi"]
 

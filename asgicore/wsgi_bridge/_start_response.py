@@ -14,10 +14,10 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Final, TypeAlias
 
-from ._grammar import CONTENT_LENGTH
-from ._headers import _NAMES, encode_name, encode_value, pairs
-from .errors import ContentLengthError, InvalidHeaderError, ResponseStateError
-from .types import HeadersInput, RawHeaders
+from .._grammar import CONTENT_LENGTH
+from .._headers import _NAMES, encode_name, encode_value, pairs
+from ..errors import ContentLengthError, InvalidHeaderError, ResponseStateError
+from ..types import HeadersInput, RawHeaders
 
 __all__ = ["ExcInfo", "StartResponse", "parse_status"]
 
@@ -148,7 +148,7 @@ class StartResponse:
             ContentLengthError: The body gets longer than declared; nothing of ``data`` is sent.
             TypeError: ``data`` is not ``bytes``.
         """
-        self._check(data)
+        self.check(data)
         if not self.is_begun:
             self.begin()
         if data and not self.is_bodiless:
@@ -175,7 +175,7 @@ class StartResponse:
             ResponseStateError: ``start_response`` was not called.
             TypeError: ``part`` is not ``bytes``.
         """
-        self._check(part)
+        self.check(part)
         if not part:
             return True
         if not self.is_begun:
@@ -233,9 +233,7 @@ class StartResponse:
         if not self.status:
             raise ResponseStateError("the application returned a body without calling start_response")
         if self.length is None:
-            # The answer to a HEAD may come without the body whose length it would have to declare.
-            if self.status not in (204, 304) and (body or not self._head):
-                self.headers.append((b"content-length", b"%d" % len(body)))
+            self.declare(len(body))
         elif len(body) > self.length and not self.is_bodiless:
             self.has_excess = True
             body = body[: self.length]
@@ -244,10 +242,17 @@ class StartResponse:
         self.is_begun = True
         return b"" if self.is_bodiless else body
 
+    def declare(self, length: int) -> None:
+        """Declare how long the body is, which the application has not done but is known."""
+        # The answer to a HEAD may come without the body whose length it would have to declare.
+        if self.status not in (204, 304) and (length or not self._head):
+            self.headers.append((b"content-length", b"%d" % length))
+
     def _check_length(self, given: int) -> None:
         if self.length is not None and given < self.length and not self.is_bodiless:
             raise ContentLengthError(self.length, given)
 
-    def _check(self, part: object) -> None:
+    def check(self, part: object) -> None:
+        """Raise ``TypeError`` for what is no part of a body."""
         if not isinstance(part, bytes):
             raise TypeError(f"a WSGI application gives its body in parts of bytes, not {type(part).__name__}")

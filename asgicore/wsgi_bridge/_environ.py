@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from ._target import _PATH_SAFE, address, split_root_path
-from .types import Scope
+from .._target import _PATH_SAFE, address, split_root_path
+from ..types import Scope
 
 __all__ = ["Extra", "build_environ"]
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from .._target import _PATH_SAFE
+from ..types import RawHeaders
 from ._environ import _KEYS
-from ._target import _PATH_SAFE
-from .types import RawHeaders
 
 __all__ = ["body_length", "build_scope"]
 

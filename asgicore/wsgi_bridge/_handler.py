@@ -1,0 +1,315 @@
+"""A WSGI application on the engine.
+
+::
+
+    the loop                                     one worker thread
+    body spooled, thread asked for   ──────────▶ environ, app(environ, start_response)
+                                                 a body that is complete: all of it ─┐
+    Response                         ◀───────────────────────────────────────────────┤
+    StreamingResponse over the Pump  ◀── part ── the iterable, part by part ─────────┤
+    StreamingResponse over the file  ◀───────────────────────── wsgi.file_wrapper ───┘
+    cleanup                          ── stop ──▶ close(), always, in the same thread
+
+Source: PEP 3333.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
+from typing import IO, Any, Final, Literal, TypeAlias, cast
+
+from .._handler import Handler
+from .._lifespan import Lifespan
+from .._pump import Put
+from .._request import Request
+from .._response import Response, StreamingResponse
+from .._spool import BATCH_BYTES, in_file_thread
+from .._threads import Threads
+from .._watch import run_shielded
+from ..errors import ClientDisconnectedError, RequestError
+from ..limits import DEFAULT_LIMITS, Limits
+from ..types import RawHeaders, Scope
+from ._environ import Extra, build_environ
+from ._input import Conversation, open_input
+from ._start_response import StartResponse
+
+__all__ = ["FileWrapper", "WSGIHandler"]
+
+logger = logging.getLogger("asgicore")
+
+WSGIApp: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+# A list of parts up to this size goes out in one message.
+_JOIN_BYTES: Final = 65536
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper``: an iterable over a file, which the engine sends by itself where it is a real one.
+
+    Args:
+        filelike: Whatever has ``read``.
+        block_size: How much one part holds, in bytes.
+    """
+
+    def __init__(self, filelike: Any, block_size: int = 65536) -> None:
+        self.filelike = filelike
+        self.block_size = block_size
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.filelike.read(self.block_size):
+            yield block
+
+
+class _Answer:
+    """What the application has answered so far; filled in its thread, read by the loop."""
+
+    __slots__ = ("body", "file", "file_bytes", "headers", "path", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: RawHeaders = []
+        self.body: bytes | None = None
+        """The whole body, where it was complete when the application returned."""
+        self.file: FileWrapper | None = None
+        """What the engine sends, from where the file stands..."""
+        self.file_bytes = 0
+        """... and how much of it."""
+        self.path: str | None = None
+        """Where that file is, if the body is the whole of it."""
+
+    def begin(self, status: int, headers: RawHeaders) -> None:
+        self.status, self.headers = status, headers
+
+
+class WSGIHandler(Handler):
+    """An ASGI application around a WSGI application.
+
+    Args:
+        app: The WSGI application (PEP 3333).
+        body: ``"spool"``: it is called when the whole request body is here, so that a slow upload costs no thread.
+            ``"stream"``: it is called at once, and ``wsgi.input`` waits for the client.
+        limits: As for :class:`asgicore.Handler`.
+        environ: Further keys of the environ: a mapping, or a function that makes one from the scope.
+        threads: As for :class:`asgicore.Handler`; with one thread ``wsgi.multithread`` is false.
+        lifespan: As for :class:`asgicore.Handler`.
+        debug: As for :class:`asgicore.Handler`.
+
+    Raises:
+        TypeError: ``app`` cannot be called, or is asynchronous.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        *,
+        body: Literal["spool", "stream"] = "spool",
+        limits: Limits = DEFAULT_LIMITS,
+        environ: Extra | None = None,
+        threads: Threads | None = None,
+        lifespan: Lifespan | None = None,
+        debug: bool = False,
+    ) -> None:
+        if not callable(app):
+            raise TypeError(f"WSGIHandler takes a WSGI application, not {app!r}")
+        if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004
+            raise TypeError(f"{app!r} is asynchronous, so no WSGI application; an ASGI application needs no bridge")
+        super().__init__(body=body, limits=limits, lifespan=lifespan, threads=threads, debug=debug)
+        self.app = app
+        self._extra = environ
+
+    async def run_get_response(self, request: Request) -> Response:
+        """Call the application in a worker thread; returns when it is complete or has given its first part.
+
+        Raises:
+            ThreadsBusyError: Too many wait for a thread.
+            RequestError: The application read a body that is too large, too slow or malformed.
+        """
+        answer = _Answer()
+        pump = Conversation(self.threads, partial(self._produce, request, answer), request.stream)
+        pump.start()
+        try:
+            first = await anext(pump, None)
+            failure = request._body.failure
+            if isinstance(failure, RequestError):
+                raise failure  # whatever the application has made of it
+        except GeneratorExit:
+            pump.stop()  # the loop throws the request away; nothing can be awaited any more
+            raise
+        except BaseException:
+            await run_shielded(self._give_up(pump, answer), self.limits.close_timeout_seconds)
+            raise
+        if answer.body is not None:
+            return Response.prepared(answer.body, answer.status, answer.headers)
+        parts = _Parts(first, pump) if answer.file is None else _FileParts(answer.file, answer.file_bytes)
+        response = StreamingResponse.prepared(parts, answer.status, answer.headers)
+        response.path = answer.path
+        return response
+
+    async def _give_up(self, pump: Conversation, answer: _Answer) -> None:
+        with suppress(Exception):
+            await pump.aclose()
+        if answer.file is not None:
+            await _FileParts(answer.file, 0).aclose()
+
+    # --- in the worker -------------------------------------------------------------------------------
+
+    def _produce(self, request: Request, answer: _Answer, put: Put) -> None:
+        if put.is_closed:
+            return  # the client left before there was a thread
+        pump = cast("Conversation", put)
+        scope, body = request.scope, request._body
+        length: int | None = None
+        source: IO[bytes]
+        if not self._keeps:
+            source = open_input(pump.receive_part)
+        elif body.data is not None:
+            source, length = BytesIO(body.data), len(body.data)
+        else:
+            source = body.file_nowait()
+            length = source.seek(0, os.SEEK_END)
+            source.seek(0)
+        try:
+            environ = build_environ(
+                scope,
+                input=source,
+                multithread=self.threads.max_threads > 1,
+                file_wrapper=FileWrapper,
+                content_length=length,
+                extra=self._extra,
+            )
+            start = StartResponse(answer.begin, pump, scope.get("method") == "HEAD")
+            result = self.app(environ, start)
+            try:
+                self._give(result, start, answer, pump)
+            finally:
+                if answer.file is None:
+                    self._close_result(result, scope)
+            if start.has_excess:
+                logger.error("%r gave more than its content-length declares; the rest was left out", scope.get("path"))
+        finally:
+            if not self._keeps:
+                source.close()
+
+    def _give(self, result: Any, start: StartResponse, answer: _Answer, pump: Conversation) -> None:
+        """Hand over what the application returned."""
+        if not start.is_begun:
+            if type(result) in (list, tuple):
+                for part in result:
+                    start.check(part)
+                size = sum(map(len, result))
+                if len(result) == 1 or size <= _JOIN_BYTES:
+                    answer.body = start.whole(result[0] if len(result) == 1 else b"".join(result))
+                    answer.begin(start.status, start.headers)
+                    return
+                if start.length is None:
+                    start.declare(size)
+            elif isinstance(result, FileWrapper) and start.status and not start.is_bodiless:
+                status = _status_of(result.filelike)
+                if status is not None:
+                    rest = max(status.st_size - result.filelike.tell(), 0)
+                    if start.length is None:
+                        start.declare(rest)
+                    answer.file_bytes = rest if start.length is None else start.length
+                    if rest == answer.file_bytes == status.st_size:
+                        answer.path = _path_of(result.filelike, status)
+                    answer.file = result
+                    answer.begin(start.status, start.headers)
+                    return
+            elif isinstance(result, FileWrapper) and start.is_bodiless:
+                result = ()
+        for part in result:
+            if pump.is_closed:
+                raise ClientDisconnectedError
+            if not start.put_part(part):
+                break
+        start.finish()
+
+    def _close_result(self, result: Any, scope: Scope) -> None:
+        close = getattr(result, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception as exc:
+                # The response stands: everything of it was handed over.
+                logger.error("closing the response of %r failed", scope.get("path"), exc_info=exc)
+
+
+class _Parts:
+    """What the application gives, with the part that was waited for in front; itself its iterator."""
+
+    __slots__ = ("_first", "_pump")
+
+    def __init__(self, first: bytes | str | None, pump: Conversation) -> None:
+        self._first = first
+        self._pump = pump
+
+    def __aiter__(self) -> _Parts:
+        return self
+
+    async def __anext__(self) -> bytes | str:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await self._pump.__anext__()
+
+    async def aclose(self) -> None:
+        await self._pump.aclose()
+
+    def stop(self) -> None:
+        self._pump.stop()
+
+
+class _FileParts:
+    """So many bytes of a file, read where the engine reads files; itself its iterator."""
+
+    __slots__ = ("_file", "_left")
+
+    def __init__(self, file: FileWrapper, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def __aiter__(self) -> _FileParts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        size = min(self._left, BATCH_BYTES)
+        block: bytes = await in_file_thread(self._file.filelike.read, size) if size else b""
+        if not block:
+            raise StopAsyncIteration
+        self._left -= len(block)
+        return block
+
+    async def aclose(self) -> None:
+        close = getattr(self._file, "close", None)
+        if close is not None:
+            await in_file_thread(close)
+
+
+def _status_of(filelike: Any) -> os.stat_result | None:
+    """The status of a regular file; ``None`` for everything else that can be read."""
+    try:
+        status = os.fstat(filelike.fileno())
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _path_of(filelike: Any, status: os.stat_result) -> str | None:
+    """The absolute path of an open file; ``None`` if it has none any more."""
+    name = getattr(filelike, "name", None)
+    if not isinstance(name, str):
+        return None
+    path = os.path.abspath(name)
+    try:
+        return path if os.path.samestat(os.stat(path), status) else None
+    except OSError:
+        return None
