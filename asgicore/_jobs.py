@@ -204,6 +204,7 @@ class Job(Generic[T]):
         function, args = cast("tuple[Callable[..., T], tuple[Any, ...]]", self._work)
         before, shared = self._context, self._shared
         self._work = self._shared = None
+        context = before
         try:
             # What of the caller's must not be seen here is no change either.
             _hide_async_library(before)
@@ -218,7 +219,7 @@ class Job(Generic[T]):
             self._error = _raisable(exc, function)
         finally:
             # The traceback has this frame, and the job the traceback.
-            del self, function, args, before, shared
+            del self, function, args, before, shared, context
 
 
 def _bring(before: Context) -> None:

@@ -46,6 +46,8 @@ class Run:
     def in_process(self, workload: Workload) -> Row:
         """Measure one workload here, all peers side by side."""
         peers: list[Peer] = [PEERS[name] for name in self.peers if not workload.peers or name in workload.peers]
+        if workload.own_peers:
+            peers = [peer for peer in workload.own_peers if peer.name in self.peers or peer.name not in PEERS]
         notes: list[str] = [workload.note] if workload.note else []
 
         def note(peer: str, text: str) -> None:

@@ -9,6 +9,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from . import shared
+from .apps import Peer, hops
 
 Message = dict[str, Any]
 
@@ -64,6 +65,8 @@ class Workload:
     is_task_each: bool = False
     peers: tuple[str, ...] = ()
     """Empty: all."""
+    own_peers: tuple[Peer, ...] = ()
+    """Peers of this row alone, instead of those of all rows."""
     note: str = ""
 
     def scopes(self) -> Iterator[dict[str, Any]]:
@@ -171,6 +174,9 @@ def upload(
     )
 
 
+HOP_GOALS = (Goal("asgicore", "anyio.to_thread", 0.7),)
+HOP_NOTE = "Threads.run in a bare ASGI function"
+
 HELLO_GOALS = (
     Goal("asgicore", "falcon", 1.0),
     Goal("asgicore", "blacksheep", 1.0),
@@ -231,6 +237,32 @@ WORKLOADS = {
             app="hello",
             loop="trio",
             peers=("raw", "asgicore", "asgicore-notify", "starlette-pair", "starlette"),
+        ),
+        Workload(
+            "hop",
+            "one hop to a worker thread and back",
+            text(shared.HELLO),
+            HOP_GOALS,
+            own_peers=(hops.OURS, hops.ANYIO, hops.EXECUTOR),
+            note=HOP_NOTE,
+        ),
+        Workload(
+            "hop-uvloop",
+            "one hop on uvloop",
+            text(shared.HELLO),
+            HOP_GOALS,
+            loop="uvloop",
+            own_peers=(hops.OURS, hops.ANYIO, hops.EXECUTOR),
+            note=HOP_NOTE,
+        ),
+        Workload(
+            "hop-trio",
+            "one hop on trio",
+            text(shared.HELLO),
+            HOP_GOALS,
+            loop="trio",
+            own_peers=(hops.OURS, hops.ANYIO),
+            note=HOP_NOTE,
         ),
     )
 }

@@ -1015,7 +1015,7 @@ import asgicore._threads as module
 def run_python(code: str, seconds: float = 20) -> str:
     """What a process prints that ends by itself, in peace."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", START + code],
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", START + code],
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -1029,14 +1029,15 @@ def test_exit_with_many_idle_workers_is_clean_and_prompt() -> None:
     """They are told, and nothing waits for their time."""
     code = """
 async def main():
-    threads = Threads(idle_seconds=1000)
-    go = threading.Event()
-    jobs = [threads.start(go.wait, 10) for _ in range(40)]
+    while threads.alive < 40:
+        await asyncio.sleep(0.001)
     go.set()
     for job in jobs:
         await job.wait()
-    return threads
-threads = asyncio.run(main())
+threads = Threads(idle_seconds=1000)
+go = threading.Event()
+jobs = [threads.start(go.wait, 10) for _ in range(40)]
+asyncio.run(main())
 print(threads.alive)
 """
     assert run_python(code) == "40\n"
