@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -31,7 +31,7 @@ from .errors import (
     ServerProtocolError,
 )
 from .limits import DEFAULT_LIMITS, Limits
-from .types import Message, Receive
+from .types import Message, Receive, Scope
 
 # How often the clock is looked at: 50 ns every 16 messages are not felt, and 16 messages of 64 KiB are hashed in 2 ms.
 _CLOCK_EVERY: Final = 16
@@ -120,8 +120,8 @@ class Body:
     state: RequestState = _READING
     is_disconnected: bool = False
     """Whether the client is known to have left."""
-    is_alone: bool = False
-    """Whether no handler listens for the disconnect."""
+    lone_scope: Scope | None = None
+    """The scope, where no handler listens for the disconnect and others may build requests on the same channel."""
     failure: BaseException | None = None
     """Why nothing more can be received."""
     needs_closing: bool = False
@@ -213,7 +213,8 @@ class Body:
         except OSError:
             return _DISCONNECT
         except Exception as exc:
-            raise self.fail(exc) from None
+            self.fail(exc)
+            raise
         finally:
             self._reading = False
 
@@ -332,7 +333,8 @@ class Body:
                     except OSError:
                         message = _DISCONNECT
                     except Exception as exc:
-                        raise self.fail(exc) from None
+                        self.fail(exc)
+                        raise
                     # The usual message, with as few operations as can be: at 64 KiB a part they are most of the cost.
                     try:
                         part, more, kind = message["body"], message["more_body"], message["type"]
@@ -382,6 +384,16 @@ class Body:
                 "first use, or construct the Handler with body='spool'"
             )
         self._used = what
+        if self.lone_scope is not None:
+            self._claim(self.lone_scope)
+
+    def _claim(self, scope: Scope) -> None:
+        """See that no other request on this channel has begun to read, and let others see that this one has."""
+        # ASGI specification, "Applications": what is added to a scope has a name of its own.
+        if scope.get("asgicore.receive") == self._receive:
+            raise BodyConsumedError("another Request on this channel has read the body; build one and hand that around")
+        with suppress(TypeError):  # a scope that nothing can be added to
+            cast("dict[str, Any]", scope)["asgicore.receive"] = self._receive
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
         """Start :meth:`load`; most bodies are whole with the first message, which is there already.
@@ -394,17 +406,18 @@ class Body:
         """
         if is_trio():
             return self.load()
-        coro: Any = self._receive()
-        if type(coro) is not _COROUTINE:
-            coro = as_coroutine(coro)  # Granian's awaitables are no coroutines, and only those can be stepped
         try:
+            coro: Any = self._receive()
+            if type(coro) is not _COROUTINE:
+                coro = as_coroutine(coro)  # Granian's awaitables are no coroutines, and only those can be stepped
             yielded = coro.send(None)
         except StopIteration as stop:
             message: Message = stop.value
         except OSError:
             message = _DISCONNECT
         except Exception as exc:
-            raise self.fail(exc) from None
+            self.fail(exc)
+            raise
         else:
             return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
         try:
@@ -692,7 +705,8 @@ class Body:
                     # Harmless, but a server that gives these without end must not hold the loop.
                     await checkpoint()
         except Exception as exc:
-            raise self.fail(exc) from None
+            self.fail(exc)
+            raise
         finally:
             self._is_listening = False
             if self._listened is not None:
@@ -710,7 +724,7 @@ class Body:
         Raises:
             Exception: What ``receive`` raised: no disconnect can come any more.
         """
-        if self.is_alone:
+        if self.lone_scope is not None:
             await self.listen()
         elif not self.is_disconnected:
             if self._left is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from anyio import CancelScope
 
 from ._body import Body
+from ._late_scope import ScopeAround
 from ._response import Response
 from ._watch import Listener
 from ._writer import Writer
 from .types import Scope, Send
+
+_HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
 
 class Exchange(Writer):
@@ -20,13 +23,11 @@ class Exchange(Writer):
     # Defaults live in the class: most requests change none of them.
     request: Any = None
     response: Response | None = None
-    replaced: tuple[Response, ...] = ()
-    """Responses that errors put others in place of."""
-    needs_closing: bool = False
-    """Whether a response has something to close."""
+    unclosed: tuple[Response, ...] = ()
+    """Responses with something to close, those among them that errors put others in place of."""
     listener: Listener | None = None
     """Waits for the disconnect while the endpoint waits for something."""
-    cancel_scope: CancelScope | None = None
+    cancel_scope: CancelScope | ScopeAround | None = None
     """Around endpoint and response while they wait and may be cancelled."""
     is_begun: bool = False
     """Whether the body was read, as far as it is, and the endpoint called."""
@@ -60,16 +61,12 @@ class Exchange(Writer):
             return "response"
         return "handler" if self.is_begun else "body"
 
-    @property
-    def responses(self) -> list[Response]:
-        """All responses there were, the one that is sent among them."""
-        return [response for response in (*self.replaced, self.response) if response is not None]
-
-    def replace(self, response: Response | None) -> None:
-        """Keep a response that is not sent, for it to be closed."""
-        if isinstance(response, Response):
-            self.replaced += (response,)
-            self.needs_closing = True
+    def take(self, response: Response) -> None:
+        """Have this response be the one that is sent, and closed in the end."""
+        self.response = response
+        # Asked of the class: most have nothing to close, and no method has to be called to learn that.
+        if type(response).aclose is not _HAS_NOTHING_TO_CLOSE:
+            self.unclosed += (response,)
 
     def refuse_body(self) -> None:
         """Have the connection closed if a body is under way: it would be drained at our cost."""

@@ -31,19 +31,19 @@ from anyio.lowlevel import checkpoint
 from ._body import Body
 from ._callables import is_async_callable
 from ._exchange import Exchange
-from ._headers import check_request_headers
+from ._headers import check_request_headers, list_headers
 from ._jobs import Job
-from ._late_scope import EARLY, ScopeAround, innermost_scope
+from ._late_scope import EARLY, ScopeAround, ShieldAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Background, Response, StreamingResponse
 from ._target import check_target
 from ._threads import Threads
-from ._watch import Listener, resume, run_shielded, start_listener, timed
+from ._watch import Listener, log_cut, resume, run_shielded, start_listener, timed
 from ._writer import DONE, Writer, limit_send, slice_bytes
 from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
 from .limits import DEFAULT_LIMITS, Limits
-from .types import Receive, Scope, Send
+from .types import RawHeaders, Receive, Scope, Send
 
 __all__ = ["Endpoint", "Handler"]
 
@@ -52,10 +52,17 @@ logger = logging.getLogger("asgicore")
 Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]] | Callable[[Any], Response]
 """A function, async or not, that takes a :class:`Request` and returns a :class:`Response`."""
 
-_HAS_NOTHING_TO_CLOSE: Final = Response.aclose
-
 # No event loop is given this by a coroutine.
 _FINISHED: Final = object()
+
+
+def _of_the_client(exc: Exception) -> Exception:
+    """The error that a group stands for, where a task group was about nothing but the client's errors."""
+    error: Any = exc
+    if isinstance(exc, ExceptionGroup) and error.split(RequestError)[1] is None:
+        while isinstance(error, ExceptionGroup):
+            error = cast("Any", error).exceptions[0]
+    return cast("Exception", error)
 
 
 class Handler:
@@ -150,11 +157,11 @@ class Handler:
         """
         kind = scope.get("type")
         if kind == "http":
-            if self._state and "state" not in scope:
+            if self._state and scope.get("state") is None:
                 scope = {**scope, "state": dict(self._state)}
             await self.handle(scope, receive, send)
         elif kind == "lifespan":
-            if "state" not in scope:
+            if scope.get("state") is None:
                 self._state = {}
                 scope = {**scope, "state": self._state}
             await run_lifespan(self._lifespan, scope, receive, send, self._end_threads)
@@ -185,17 +192,17 @@ class Handler:
         exchange = Exchange(scope, body, send, self.chunk_size)
         try:
             try:
-                exchange.request, exchange.response = self.create_request(scope, body)
-                if exchange.response is not None:
-                    exchange.needs_closing = True
+                exchange.request, response = self.create_request(scope, body)
+                if response is not None:
+                    exchange.take(response)
                     exchange.refuse_body()
                 elif self._keeps:
                     if self._reads_itself:
                         body.adopt(await self.read_body(body))
                     elif (rest := body.begin()) is not None:
-                        await rest
+                        await self._load(exchange, rest)
             except Exception as exc:
-                self._replace(exchange, None, exc)
+                exchange.take(self._answer(exchange, exc))
             exchange.is_begun = True
             coro = self._respond(exchange)
             if self.debug:
@@ -238,7 +245,7 @@ class Handler:
             # The loop throws the request away; nothing can be awaited any more.
             exchange.is_dropped = True
             body.close_nowait()
-            for response in exchange.responses:
+            for response in exchange.unclosed:
                 response.close_nowait()
             raise
         finally:
@@ -246,8 +253,30 @@ class Handler:
                 if exchange.listener is not None:
                     await self._dismiss(exchange, exchange.listener)
             finally:
-                if (body.needs_closing or exchange.needs_closing or self._is_told_of_ends) and not exchange.is_dropped:
+                if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
+
+    async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None]) -> None:
+        """Wait for the rest of the body."""
+        self._waiting.add(exchange)
+        try:
+            if self._cancels:
+                with CancelScope() as exchange.cancel_scope:
+                    await rest
+            else:
+                await rest
+        finally:
+            exchange.cancel_scope = None
+            self._forget(exchange)
+        if exchange.is_ending:
+            exchange.refuse_body()
+            raise HTTPError(503, headers={"retry-after": "1"})
+
+    def _forget(self, exchange: Exchange) -> None:
+        self._waiting.discard(exchange)
+        if self._drained is not None and not self._waiting:
+            self._drained.set()
+            self._drained = None
 
     def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
@@ -258,9 +287,7 @@ class Handler:
 
     async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
         exchange.listener = None  # its task refers to the exchange
-        self._waiting.discard(exchange)
-        if self._drained is not None and not self._waiting:
-            self._drained.set()
+        self._forget(exchange)
         if exchange.is_dropped:
             listener.cancel()
         else:
@@ -283,19 +310,19 @@ class Handler:
                 response = await self._get_response(exchange.request)
                 if not isinstance(response, Response):
                     raise TypeError(f"the endpoint returned {type(response).__name__}; it must return a Response")
-                exchange.response = response
-                # Asked of the class: most have nothing to close, and no method has to be called to learn that.
-                if type(response).aclose is not _HAS_NOTHING_TO_CLOSE:
-                    exchange.needs_closing = True
+                exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
             except Exception as exc:
-                response = self._replace(exchange, response, exc)
+                response = self._answer(exchange, exc)
+                exchange.take(response)
         if self._cancels and exchange.body.is_disconnected:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             if self._sends_itself:
                 await self.send_response(response, exchange)
+                if not exchange.is_done:
+                    raise ResponseStateError("send_response returned before the final message was sent")
             elif self._cuts_itself or isinstance(response, StreamingResponse) or len(response.body) > self.chunk_size:
                 await self._sending(response, exchange)
             else:
@@ -304,18 +331,42 @@ class Handler:
         except Exception as exc:
             if exchange.is_started:
                 raise
-            await self.send_response(self._replace(exchange, response, exc), exchange)
+            response = self._answer(exchange, exc)
+            exchange.take(response)
+            await self.send_response(response, exchange)
 
-    def _replace(self, exchange: Exchange, response: Response | None, exc: Exception) -> Response:
-        """Put the answer to an exception in place of a response that is not sent."""
-        exchange.replace(response)
-        exchange.response = self._answer(exchange, exc)
-        if type(exchange.response).aclose is not _HAS_NOTHING_TO_CLOSE:
-            exchange.needs_closing = True
-        return exchange.response
+    async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
+        """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
+        failure: BaseException | None = None
+        with ShieldAround() as shield:
+            try:
+                await exchange.send_stream(
+                    response.status_code,
+                    headers,
+                    response.parts(self.threads),
+                    self.chunk_bytes,
+                    cuts_all=self._cuts_itself,
+                )
+            except GeneratorExit:
+                raise
+            except BaseException as exc:
+                failure = exc
+            if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
+                exchange.unclosed = tuple(other for other in exchange.unclosed if other is not response)
+                shield.entered_since = exchange.cancel_scope
+                close = self._close_one(exchange, response.aclose)
+                await run_shielded(close, self.limits.close_timeout_seconds, shield)
+        if shield.is_cut:
+            log_cut(self.limits.close_timeout_seconds)
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                failure = None
 
     def _answer(self, exchange: Exchange, exc: Exception) -> Response:
         """The response to an exception; raises it where nobody is there to get one."""
+        exc = _of_the_client(exc)
         if exchange.is_gone or (exc is exchange.body.failure and not isinstance(exc, RequestError)):
             raise exc
         if isinstance(exc, HTTPError):
@@ -356,9 +407,7 @@ class Handler:
 
     async def _close(self, exchange: Exchange) -> None:
         """Close everything, whatever fails on the way."""
-        closers: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            response.aclose for response in exchange.responses if type(response).aclose is not _HAS_NOTHING_TO_CLOSE
-        ]
+        closers: list[Callable[[], Coroutine[Any, Any, None]]] = [response.aclose for response in exchange.unclosed]
         if self._is_told_of_ends:
             if exchange.is_gone:
                 closers.append(lambda: self.client_left(exchange.request, exchange.phase))
@@ -381,8 +430,18 @@ class Handler:
         try:
             await close()
         except Exception as exc:
-            level = logging.INFO if exchange.is_gone else logging.ERROR
-            logger.log(level, "closing %s failed", str(exchange), exc_info=exc)
+            self._log_unclosed(exchange, exc)
+        except BaseExceptionGroup as group:
+            # A task group wraps the GeneratorExit that a generator inside of it is closed with.
+            errors = group.split(GeneratorExit)[1]
+            if isinstance(errors, Exception):
+                self._log_unclosed(exchange, errors)
+            elif errors is not None:
+                raise errors from None
+
+    def _log_unclosed(self, exchange: Exchange, exc: Exception) -> None:
+        level = logging.INFO if exchange.is_gone else logging.ERROR
+        logger.log(level, "closing %s failed", str(exchange), exc_info=exc)
 
     async def aclose(self, grace_seconds: float = 5.0) -> None:
         """End the requests that wait for something, for a shutdown that long streams would hold up.
@@ -393,7 +452,8 @@ class Handler:
         """
         with move_on_after(grace_seconds):
             while self._waiting:
-                self._drained = Event()
+                if self._drained is None:
+                    self._drained = Event()
                 await self._drained.wait()
         for exchange in self._waiting:
             if exchange.cancel_scope is not None and not exchange.is_done:
@@ -424,11 +484,11 @@ class Handler:
         """
         limits = self.limits
         headers = scope.get("headers")
-        if type(headers) is not list:
-            # The specification allows any iterable, and an iterator can be read once.
-            headers = list(headers or ())
-            scope = {**scope, "headers": headers}
         try:
+            if type(headers) is not list:
+                # The specification allows any iterable, and an iterator can be read once.
+                headers = list_headers(headers)
+                scope = {**scope, "headers": headers}
             check_target(scope.get("path"), scope.get("query_string"), limits)
             declared = check_request_headers(headers, limits)
             if declared is not None:
@@ -478,6 +538,8 @@ class Handler:
 
     def handle_http_error(self, request: Any, exc: HTTPError) -> Response:
         """The response to an :class:`HTTPError`; ``request`` is ``None`` if its head was refused."""
+        if exc.status_code in (204, 304) or exc.status_code < 200:
+            return Response(b"", exc.status_code, exc.headers)
         return Response(exc.detail, exc.status_code, exc.headers, "text/plain; charset=utf-8")
 
     def handle_uncaught_exception(self, request: Any, exc: Exception) -> Response:
@@ -499,7 +561,12 @@ class Handler:
         if isinstance(response, StreamingResponse):
             if response.path is not None and writer.takes_paths:
                 return writer.send_path(response.status_code, headers, response.path)
-            return writer.send_stream(response.status_code, headers, response.parts(self.threads), self.chunk_bytes)
+            if isinstance(writer, Exchange):
+                return self._stream(writer, response, headers)
+            parts = response.parts(self.threads)
+            return writer.send_stream(
+                response.status_code, headers, parts, self.chunk_bytes, cuts_all=self._cuts_itself
+            )
         body = response.body
         chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None
         return writer.send_whole(response.status_code, headers, body, chunks)

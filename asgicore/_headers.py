@@ -37,6 +37,18 @@ _KNOWN: Final = {
 NO_PAIR: Final = "a field is not a pair of bytes"
 
 
+def list_headers(headers: Any) -> list[Any]:
+    """The scope's ``headers`` as a list, whatever iterable they are.
+
+    Raises:
+        MalformedRequestError: They are none.
+    """
+    try:
+        return list(headers or ())
+    except TypeError:
+        raise MalformedRequestError("headers", NO_PAIR) from None
+
+
 def check_request_headers(headers: Any, limits: Limits) -> int | None:
     """Check number, size and framing fields of the scope's ``headers`` without decoding any of them.
 

@@ -9,15 +9,15 @@ Where it does not come out right, and on trio, the scope is entered before the e
 from __future__ import annotations
 
 import sys
-from asyncio import current_task
+from asyncio import CancelledError, current_task
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 from weakref import WeakKeyDictionary, ref
 
 from anyio import CancelScope, current_effective_deadline, current_time
 
-from ._watch import is_trio
+from ._watch import is_held_back, is_trio
 
 
 class _Early(Enum):
@@ -48,22 +48,25 @@ class ScopeAround:
         outer: What :func:`innermost_scope` gave before.
     """
 
-    __slots__ = ("_outer", "_scope")
+    __slots__ = ("_cancelling", "_outer", "_scope", "_task")
 
     def __init__(self, outer: CancelScope | None) -> None:
         self._outer: Any = outer
         self._scope: Any = None
+        self._task: Any = None
+        # How many cancellations the task had when this scope was cancelled.
+        self._cancelling: int | None = None
 
-    def __enter__(self) -> CancelScope:
+    def __enter__(self) -> Self:
         # Any: nothing of this is in anyio's interface.
         scope: Any = _scope_class()
         outer, task = self._outer, _current_task()
         state: Any = _state_of(ref(task))
         inner: Any = None if state is None else state.cancel_scope
-        self._scope = scope
+        self._scope, self._task = scope, task
         if state is None or inner is outer:
             scope.__enter__()
-            return cast("CancelScope", scope)
+            return self
         outermost = inner
         while outermost._parent_scope is not outer:
             outermost = outermost._parent_scope
@@ -76,13 +79,85 @@ class ScopeAround:
         scope._child_scopes.add(outermost)
         outermost._parent_scope = scope
         state.cancel_scope = inner
-        return cast("CancelScope", scope)
+        return self
+
+    @property
+    def cancel_called(self) -> bool:
+        """Whether it was cancelled, by :meth:`cancel` or after its time."""
+        return bool(self._scope.cancel_called)
+
+    def shield(self, seconds: float | None) -> None:
+        """Let nothing from outside cancel what is inside, and cancel it after so long."""
+        self._scope.shield = True
+        if seconds is not None:
+            self._scope.deadline = current_time() + seconds
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        left: bool | None = self._scope.__exit__(kind, error, trace)
-        return left
+        swallows: bool | None = self._scope.__exit__(kind, error, trace)
+        if not swallows and kind is CancelledError and self._cancelling is not None and not is_held_back(error):
+            # Before Python 3.13 an asyncio.TaskGroup whose child failed may leave a cancellation of its own behind in
+            # the task's count, for which anyio takes ours to be somebody else's.
+            swallows = self._task.cancelling() <= self._cancelling
+        return swallows
+
+    def cancel(self) -> None:
+        """Cancel what is inside."""
+        waits_for = getattr(self._task, "_fut_waiter", None)
+        if waits_for is not None and not waits_for.done():
+            # The task waits, so no cancellation is on its way: what was counted by now is of the past.
+            self._cancelling = self._task.cancelling()
+        self._scope.cancel()
+
+
+class ShieldAround:
+    """Shields the closing of an iterator that may hold scopes of its own across its ``yield``.
+
+    Entered before the iterator's first step. Where scopes can be entered late, nothing is entered before
+    :meth:`begin`; elsewhere a scope is at once.
+    """
+
+    __slots__ = ("_outer", "_scope", "entered_since", "is_cut")
+
+    entered_since: CancelScope | ScopeAround | None
+    """A scope that may have been entered late, around all this; it stays outside."""
+    is_cut: bool
+    """Whether the closing took too long."""
+
+    def __enter__(self) -> Self:
+        self._outer = innermost_scope()
+        self._scope: CancelScope | ScopeAround | None = None
+        self.entered_since = None
+        self.is_cut = False
+        if self._outer is EARLY:
+            self._scope = CancelScope()
+            self._scope.__enter__()
+        return self
+
+    def begin(self, seconds: float | None) -> None:
+        """As :class:`asgicore._watch.Shield`."""
+        if self._outer is not EARLY:
+            late, outer = self.entered_since, self._outer
+            if isinstance(late, ScopeAround) and late._outer is outer:
+                outer = late._scope
+            self._scope = scope = ScopeAround(outer)
+            scope.__enter__()
+            scope.shield(seconds)
+        elif isinstance(self._scope, CancelScope):
+            self._scope.shield = True
+            if seconds is not None:
+                self._scope.deadline = current_time() + seconds
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        scope = self._scope
+        if scope is None:
+            return None
+        swallows = scope.__exit__(kind, error, trace)
+        self.is_cut = scope.cancel_called
+        return swallows
 
 
 class _Closed:
@@ -123,8 +198,8 @@ def _is_understood() -> bool:
         deadline = current_time() + 3600
         around = ScopeAround(outer)
         with _scope_class():
-            scope = around.__enter__()
-            scope.shield, scope.deadline = True, deadline
+            around.__enter__()
+            around._scope.shield, around._scope.deadline = True, deadline
             is_inside = current_effective_deadline() == deadline
         is_next = current_effective_deadline() == deadline
         around.__exit__(None, None, None)

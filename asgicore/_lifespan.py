@@ -66,16 +66,24 @@ async def run_lifespan(
         await send({"type": "lifespan.shutdown.complete"})
         return
     phase = "startup"
+    server_error: Exception | None = None
     try:
         async with lifespan() as state:
             if state is not None:
                 _share(state, scope)
             await send({"type": "lifespan.startup.complete"})
-            phase = "wait"
-            await _expect(receive, "lifespan.shutdown")
+            phase = "run"
+            try:
+                await _expect(receive, "lifespan.shutdown")
+            except Exception as exc:
+                server_error = exc
+                raise
             phase = "shutdown"
     except Exception as exc:
-        if phase == "wait":
+        if phase == "run":
+            if exc is not server_error:
+                # Of what it ran beside; a server may take this for an application without lifespan, and be silent.
+                logger.error("the application's lifespan ended before the shutdown", exc_info=exc)
             raise
         logger.error("the application's %s failed", phase, exc_info=exc)
         await end()

@@ -53,7 +53,8 @@ class Request:
     :class:`asgicore.MalformedRequestError` (400), naming the field, where there is none.
 
     Args:
-        scope: The connection scope; never changed.
+        scope: The connection scope; not changed. Where ``receive`` is the server's channel, the first use of the body
+            is noted there, so that another request on the same channel does not wait for what is gone.
         receive: The server's channel, or the :class:`Body` that owns it already.
         limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
     """
@@ -68,7 +69,7 @@ class Request:
             self._body = receive
         else:
             self._body = Body(receive, limits)
-            self._body.is_alone = True
+            self._body.lone_scope = scope
         self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None

@@ -395,7 +395,7 @@ class StreamingResponse(Response):
     """A response whose body comes part by part.
 
     Of an asynchronous iterable the next part is asked for when the server has taken the last one. A synchronous one
-    runs in a worker thread for its whole life, at most 256 KiB ahead of the server, and every part goes out at once.
+    runs in a worker thread for its whole life, at most 768 KiB ahead of the server, and every part goes out at once.
     The iterator is closed by the engine on every exit, in the task or thread that iterated, also where it never began.
 
     Args:

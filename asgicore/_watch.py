@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from anyio import CancelScope, move_on_after
 
@@ -203,35 +203,80 @@ def start_listener(listen: Coroutine[Any, Any, None]) -> Listener:
     return TrioListener(listen) if is_trio() else AsyncioListener(listen)
 
 
-async def run_shielded(work: Coroutine[Any, Any, None], seconds: float | None) -> None:
+class Shield(Protocol):
+    """A scope of somebody else's that can begin to shield."""
+
+    def begin(self, seconds: float | None) -> None:
+        """Shield what follows, for so long at most."""
+        ...
+
+
+async def run_shielded(work: Coroutine[Any, Any, None], seconds: float | None, shield: Shield | None = None) -> None:
     """Await cleanup in the current task so that nothing cuts it short but ``seconds``.
 
     An anyio shield does not hold against a native ``Task.cancel()``, which is what servers use. On asyncio
     such a cancellation is held back and raised when the cleanup has ended. ``work`` must not raise.
+
+    Args:
+        work: The cleanup.
+        seconds: How long it may take.
+        shield: Shields in place of a new scope; the cancellation after ``seconds`` is then raised here, for its owner.
     """
     if is_trio():
-        await _run_until(work, seconds)
+        await _run_until(work, seconds, shield)
         return
     mark = object()
     token = _cleanup.set(mark)
     try:
-        await _hold(_run_until(work, seconds), mark)
+        await _hold(_run_until(work, seconds, shield), mark)
     finally:
         # Another context: the loop has given the task up, and somebody else closes its coroutine.
         with suppress(ValueError):
             _cleanup.reset(token)
 
 
-async def _run_until(work: Coroutine[Any, Any, None], seconds: float | None) -> None:
+async def _run_until(work: Coroutine[Any, Any, None], seconds: float | None, shield: Shield | None) -> None:
+    if shield is not None:
+        shield.begin(seconds)
+        await _spend_cancellation()
+        await work
+        return
     with CancelScope(shield=True) if seconds is None else move_on_after(seconds, shield=True) as scope:
+        await _spend_cancellation()
         await work
     if scope.cancel_called:
-        logger.warning("cleanup did not end within %g seconds and was cancelled", seconds)
+        log_cut(seconds)
+
+
+def log_cut(seconds: float | None) -> None:
+    """Tell that a cleanup took too long."""
+    logger.warning("cleanup did not end within %g seconds and was cancelled", seconds)
+
+
+# What a task yields, where it is cancelled already, before its cleanup begins.
+_SPENDING: Final = object()
+
+
+@types.coroutine
+def _spend_cancellation() -> Generator[Any, Any, None]:
+    # A native cancellation that has not arrived yet would hit the first thing that the cleanup waits for, and come
+    # from the task's own context.
+    task = running_asyncio_task()
+    if task is not None and task.cancelling():
+        yield _SPENDING
 
 
 # Set while a cleanup runs, and so in every callback and task that begins in it: a timeout, task group or scope
 # inside of the cleanup cancels the task from there, and must; whoever cancels without it is outside.
 _cleanup: ContextVar[object] = ContextVar("asgicore_cleanup", default=None)
+
+
+def is_held_back(error: BaseException | None) -> bool:
+    """Whether this is a native cancellation that had to wait for a cleanup: no scope of ours may swallow it.
+
+    No class of its own: ``asyncio.timeout`` knows ``CancelledError`` alone.
+    """
+    return getattr(error, "is_held_back", False)
 
 
 class _Guard(asyncio.Future[None]):
@@ -265,7 +310,10 @@ def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, 
             waited = step(argument)
             step, argument = coro.send, None
             guard = _Guard(loop=loop)
-            guard.mark, guard.task = mark, task
+            # Before the cleanup begins, whoever cancels is outside.
+            guard.mark, guard.task = mark if waited is not _SPENDING else _SPENDING, task
+            if waited is _SPENDING:
+                waited = None
             if waited is None:  # a bare yield: one turn of the loop
                 loop.call_soon(guard.settle, None)
             else:
@@ -281,4 +329,6 @@ def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, 
             refused = refused or guard.refused
     except StopIteration:
         if refused:
-            raise asyncio.CancelledError from None
+            cancelled: Any = asyncio.CancelledError()
+            cancelled.is_held_back = True
+            raise cancelled from None

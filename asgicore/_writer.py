@@ -128,6 +128,9 @@ class Writer:
             if not is_status(status):
                 raise ResponseStateError(f"the status of a response is an integer from 100 to 599, not {status!r}")
             self._begin(status, headers)
+            if status == 204 or status < 200:
+                # RFC 9110 section 8.6: these have none.
+                headers = [field for field in headers if field[0] != b"content-length"]
             self.state = following
             if self.closes_connection:
                 headers.append(_CLOSE)
@@ -204,7 +207,15 @@ class Writer:
                 turned = perf_counter()
         raise ResponseStateError("chunk_bytes gave no last chunk; its last pair must be (chunk, True)")
 
-    async def send_stream(self, status: int, headers: RawHeaders, parts: AsyncIterator[Any], chunks: Chunks) -> None:
+    async def send_stream(
+        self,
+        status: int,
+        headers: RawHeaders,
+        parts: AsyncIterator[Any],
+        chunks: Chunks,
+        *,
+        cuts_all: bool = False,
+    ) -> None:
         """Send a response whose body comes part by part; each is sent before the next is asked for.
 
         Args:
@@ -213,6 +224,7 @@ class Writer:
             parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out. If it has a ``start()``, that is called
                 when a body is wanted and nothing was sent yet, so that what it raises can be answered.
             chunks: Cuts a part that is longer than a body message.
+            cuts_all: Whether it cuts every part.
 
         Raises:
             ContentLengthError: The body gets longer than declared (the excess is not sent), or ends short of it.
@@ -234,7 +246,7 @@ class Writer:
             send = self._send
             counted = self._length is not None
             turned = perf_counter()
-            usual = 0 if counted else min(_CLOCK_BYTES, self._chunk_size)
+            usual = 0 if counted or cuts_all else min(_CLOCK_BYTES, self._chunk_size)
             room = usual
             async for part in parts:
                 # The usual part, with as few operations as can be: for small parts they are most of the cost.
@@ -247,7 +259,7 @@ class Writer:
                         except OSError as exc:
                             raise self._break() from exc
                         continue
-                await self._send_part(part, chunks)
+                await self._send_part(part, chunks, cuts_all)
                 room = usual
                 if perf_counter() - turned > FAIR_SECONDS:
                     await checkpoint()
@@ -284,7 +296,7 @@ class Writer:
         else:
             await self._put({"type": "http.response.pathsend", "path": path})
 
-    async def _send_part(self, part: Any, chunks: Chunks) -> None:
+    async def _send_part(self, part: Any, chunks: Chunks, cuts_all: bool) -> None:
         if isinstance(part, str):
             part = part.encode()
         elif isinstance(part, (bytearray, memoryview)):
@@ -295,7 +307,7 @@ class Writer:
             return
         if self._length is not None:
             self._count(len(part), False)
-        if len(part) > self._chunk_size:
+        if cuts_all or len(part) > self._chunk_size:
             part = await self._send_chunks(chunks(part))
         await self._put({"type": "http.response.body", "body": part, "more_body": True})
 

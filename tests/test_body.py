@@ -972,7 +972,9 @@ async def test_waiting_for_the_disconnect_goes_on_when_the_one_inside_receive_is
     feed = Feed(EMPTY)
     body = Body(feed.receive)
     await body.load()
-    body.is_alone = "wait" in (first, second)  # else it is the listener alone that receives for those who wait
+    body.lone_scope = (
+        {} if "wait" in (first, second) else None
+    )  # else it is the listener alone that receives for those who wait
     ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
         "call": body.__call__,
         "listen": body.listen,
@@ -1047,7 +1049,7 @@ async def test_wait_disconnected_without_a_handler_listens_itself() -> None:
     """A body that stands alone has no listener beside it; what is read ahead meanwhile is kept."""
     feed = Feed(part(b"abc", False))
     body = Body(feed.receive)
-    body.is_alone = True
+    body.lone_scope = {}
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(body.wait_disconnected)

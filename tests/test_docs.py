@@ -22,7 +22,8 @@ import anyio
 import pytest
 from fakes import EMPTY, body_messages, call
 
-from asgicore import AsgicoreError, Handler, Limits, Request, Response, errors
+from asgicore import AsgicoreError, Handler, Limits, Request, Response, Threads, errors
+from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -209,6 +210,50 @@ def test_reference_lists_every_public_name() -> None:
         re.findall(r"auto\w+:: asgicore\.(\w+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert listed - {"types"} == set(asgicore.__all__) - {"__version__"}
+
+
+def test_reference_lists_every_public_name_of_the_wsgi_bridge() -> None:
+    """The same for asgicore.wsgi_bridge."""
+    from asgicore import wsgi_bridge
+
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"auto\w+:: asgicore\.wsgi_bridge\.(\w+)$", text, re.MULTILINE)) == set(wsgi_bridge.__all__)
+
+
+def test_flask_page_claims_what_tests_show() -> None:
+    """Each row of its comparison has a test, which is there."""
+    text = (DOCS / "flask.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| \| asgicore \| asgiref \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    tests = re.search(r"^<!-- shown by, row by row\n(.*?)^-->", text, re.MULTILINE | re.DOTALL)
+    assert table
+    assert tests
+    shown = [line.split() for line in tests[1].splitlines()]
+    assert len(shown) == len(table[1].splitlines()) == 20
+    for path, name in shown:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+def test_synchronous_page_lists_every_option_of_threads_with_its_default() -> None:
+    """The table names each argument of Threads, in order, with the default that it has."""
+    options = list(inspect.signature(Threads).parameters.values())
+    listed = rows("synchronous.md")
+    assert {name: default.strip("`") for name, default in listed.items()} == {
+        option.name: str(option.default) for option in options
+    }
+
+
+def test_flask_page_lists_every_option_of_the_bridge() -> None:
+    """Each argument of WSGIHandler but the application."""
+    options = set(inspect.signature(WSGIHandler).parameters) - {"app"}
+    assert options <= rows("flask.md").keys()
+
+
+def test_as_wsgi_page_lists_every_option_with_its_default() -> None:
+    """Each argument of as_wsgi but the application."""
+    options = list(inspect.signature(as_wsgi).parameters.values())[1:]
+    assert {name: default.strip("`") for name, default in rows("as-wsgi.md").items()} == {
+        option.name: str(option.default) for option in options
+    }
 
 
 def test_readme_has_one_command_each_to_serve_and_to_test() -> None:

@@ -363,8 +363,8 @@ async def test_chunk_bytes_overridden_cuts_every_body() -> None:
     check_messages(channel.sent, complete=True)
 
 
-async def test_chunk_bytes_overridden_cuts_long_parts_of_streams() -> None:
-    """A part of a stream that is longer than a message goes through chunk_bytes()."""
+async def test_chunk_bytes_overridden_cuts_every_part_of_streams() -> None:
+    """Each part of a stream goes through chunk_bytes(), as each whole body does."""
 
     class Halves(Handler):
         chunk_size = 4
@@ -376,7 +376,7 @@ async def test_chunk_bytes_overridden_cuts_long_parts_of_streams() -> None:
         return StreamingResponse(letters(b"abcdef", b"gh"))
 
     channel = await call(Halves(endpoint))
-    assert [message["body"] for message in channel.sent[1:]] == [b"abc", b"def", b"gh", b""]
+    assert [message["body"] for message in channel.sent[1:]] == [b"abc", b"def", b"g", b"h", b""]
 
 
 async def test_request_class_overridden_is_built() -> None:

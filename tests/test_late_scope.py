@@ -166,14 +166,14 @@ class Unknown:
 class Shuffled(ScopeAround):
     """Enters inside of what is there, as if the books were kept in another way."""
 
-    def __enter__(self) -> anyio.CancelScope:
-        scope: anyio.CancelScope = _late_scope._scope_class()
-        self._scope = scope
-        return scope.__enter__()
+    def __enter__(self) -> Shuffled:
+        self._scope = _late_scope._scope_class()
+        self._scope.__enter__()
+        return self
 
 
 class Failing(ScopeAround):
-    def __enter__(self) -> anyio.CancelScope:
+    def __enter__(self) -> Failing:
         raise AttributeError("_parent_scope")
 
 

@@ -45,7 +45,7 @@ async def until(is_true: Callable[[], object]) -> None:
             await anyio.sleep(0.001)
 
 
-async def drain(pump: Pump[Any]) -> list[bytes]:
+async def drain(pump: Pump[Any]) -> list[bytes | str]:
     """All parts of a pump, which is closed afterwards."""
     with anyio.fail_after(DEADLINE):
         try:
@@ -146,7 +146,7 @@ def test_pump_in_any_interleaving_keeps_order_and_bound(
     async def main() -> None:
         nonlocal got
         pump = pump_of(Source(), max_bytes=max_bytes)
-        received: list[bytes] = []
+        received: list[bytes | str] = []
         try:
             if taken:
                 async for part in pump:
@@ -484,7 +484,7 @@ async def test_aclose_beside_a_consumer_that_waits_ends_the_iteration() -> None:
         assert go_on.wait(DEADLINE)
 
     pump = Pump(Threads(), produce)
-    results: list[list[bytes]] = []
+    results: list[list[bytes | str]] = []
 
     async def consume() -> None:
         results.append([part async for part in pump])
@@ -749,6 +749,6 @@ async def test_pump_leaves_no_cycle() -> None:
 async def test_pump_is_an_async_iterator() -> None:
     """``async for`` takes it, and ``aiter`` gives itself."""
     pump = pump_of([b"a"])
-    iterator: AsyncIterator[bytes] = pump
+    iterator: AsyncIterator[bytes | str] = pump
     assert aiter(iterator) is pump
     assert await drain(pump) == [b"a"]
