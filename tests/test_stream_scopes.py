@@ -1,0 +1,307 @@
+"""Streams whose iterators hold cancel scopes and task groups across their ``yield``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from conftest import BACKENDS
+from fakes import Channel, Message, http_scope
+
+from asgicore import ContentLengthError, Handler, Request, Response, StreamingResponse
+
+only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
+
+SECONDS = 5
+
+
+class Source:
+    """Makes iterators that hold something across their ``yield``, and remembers how they ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    async def _finish(self, how: str) -> None:
+        for _ in range(3):
+            await checkpoint()
+        self.ended.append(how)
+
+    async def scope(self) -> AsyncIterator[bytes]:
+        with anyio.move_on_after(60):
+            try:
+                while True:
+                    yield b"abc"
+            finally:
+                await self._finish("scope")
+
+    async def scope_after_a_wait(self) -> AsyncIterator[bytes]:
+        await checkpoint()
+        with anyio.CancelScope():
+            try:
+                while True:
+                    yield b"abc"
+            finally:
+                await self._finish("scope")
+
+    async def nested(self) -> AsyncIterator[bytes]:
+        with anyio.fail_after(60), anyio.CancelScope(), anyio.move_on_after(60):
+            try:
+                while True:
+                    yield b"abc"
+            finally:
+                await self._finish("scope")
+
+    async def group(self) -> AsyncIterator[bytes]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            try:
+                while True:
+                    yield b"abc"
+            finally:
+                group.cancel_scope.cancel()
+                self.ended.append("scope")
+
+    async def asyncio_group(self) -> AsyncIterator[bytes]:
+        async with asyncio.TaskGroup():
+            try:
+                while True:
+                    yield b"abc"
+            finally:
+                await self._finish("scope")
+
+
+holding = pytest.mark.parametrize("kind", ["scope", "scope_after_a_wait", "nested", "group"])
+
+
+async def serve(
+    source: Source,
+    kind: str,
+    on_send: Callable[[int, Message], Any],
+    channel: Channel,
+    on_disconnect: Any = "cancel",
+    **response: Any,
+) -> None:
+    """One request, in a scope of the server's; whoever runs it can wait afterwards."""
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(getattr(source, kind)(), **response)
+
+    with anyio.fail_after(SECONDS):
+        try:
+            await Handler(endpoint, on_disconnect=on_disconnect)(http_scope(), channel.receive, channel.send)
+        finally:
+            await checkpoint()
+
+
+@holding
+@pytest.mark.parametrize("suspends", [False, True])
+async def test_stream_in_scopes_of_its_own_whose_client_leaves_ends_quietly(
+    kind: str, suspends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The iterator is closed, the task is as it was, and nothing is logged that anybody has to look at."""
+    source = Source()
+
+    async def leave(index: int, message: Message) -> None:
+        if suspends:
+            await checkpoint()
+        if index == 2:
+            channel.disconnect()
+            await anyio.sleep_forever()
+
+    channel = Channel(on_send=leave)
+    await serve(source, kind, leave, channel)
+    await checkpoint()
+    assert source.ended == ["scope"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@holding
+@pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
+@pytest.mark.parametrize("suspends", [False, True])
+async def test_stream_in_scopes_of_its_own_whose_send_fails_raises_that(
+    kind: str, suspends: bool, on_disconnect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The very object comes out, and the iterator is closed."""
+    source, error = Source(), ValueError("of the server")
+
+    async def fail(index: int, message: Message) -> None:
+        if suspends:
+            await checkpoint()
+        if index == 2:
+            raise error
+
+    channel = Channel(on_send=fail)
+    with pytest.raises(ValueError, match="of the server") as raised:
+        await serve(source, kind, fail, channel, on_disconnect)
+    assert raised.value is error
+    assert source.ended == ["scope"]
+    assert caplog.records == []
+
+
+@holding
+async def test_stream_in_scopes_of_its_own_that_gives_too_much_is_told(kind: str) -> None:
+    """The error about its length comes out, and not one about scopes."""
+    source = Source()
+
+    async def turn(index: int, message: Message) -> None:
+        await checkpoint()
+
+    channel = Channel(on_send=turn)
+    with pytest.raises(ContentLengthError):
+        await serve(source, kind, turn, channel, headers={"content-length": "4"})
+    assert source.ended == ["scope"]
+
+
+@holding
+async def test_stream_in_scopes_of_its_own_is_ended_by_aclose(kind: str) -> None:
+    """The final message is sent, and the request is over."""
+    source = Source()
+    waits = anyio.Event()
+
+    async def wait(index: int, message: Message) -> None:
+        if index == 2 and not waits.is_set():
+            waits.set()
+            await anyio.sleep_forever()
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(getattr(source, kind)())
+
+    channel = Channel(on_send=wait)
+    handler = Handler(endpoint)
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler, http_scope(), channel.receive, channel.send)
+            await waits.wait()
+            await handler.aclose(0)
+    assert source.ended == ["scope"]
+    assert channel.sent[-1]["more_body"] is False
+
+
+@holding
+async def test_stream_in_scopes_of_its_own_cancelled_from_outside_is_closed(kind: str) -> None:
+    """The cleanup is shielded, and the cancellation goes where it came from."""
+    source = Source()
+
+    async def wait(index: int, message: Message) -> None:
+        if index == 2:
+            around.cancel()
+            await anyio.sleep_forever()
+
+    channel = Channel(on_send=wait)
+    with anyio.fail_after(SECONDS), anyio.CancelScope() as around:
+        await serve(source, kind, wait, channel)
+    assert around.cancelled_caught
+    assert source.ended == ["scope"]
+
+
+async def test_stream_in_a_scope_of_its_own_that_closes_too_slowly_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """After the time for closing its cleanup is cancelled, which is logged, and what was under way comes out."""
+    from asgicore import Limits
+
+    cut: list[bool] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        with anyio.CancelScope():
+            try:
+                while True:
+                    yield b"x"
+            finally:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    cut.append(True)
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    async def fail(index: int, message: Message) -> None:
+        if index == 2:
+            raise ValueError("of the server")
+
+    channel = Channel(on_send=fail)
+    handler = Handler(endpoint, limits=Limits(close_timeout_seconds=0.05))
+    with anyio.fail_after(SECONDS), pytest.raises(ValueError, match="of the server"):
+        await handler(http_scope(), channel.receive, channel.send)
+    assert cut == [True]
+    assert "did not end within 0.05 seconds" in caplog.text
+
+
+@only_asyncio
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_stream_in_a_task_group_of_asyncio_is_closed_quietly(
+    leaves: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The group wraps the GeneratorExit it is left with; that is no error, and replaces none."""
+    source, error = Source(), ValueError("of the server")
+
+    async def on_send(index: int, message: Message) -> None:
+        if index == 2:
+            if not leaves:
+                raise error
+            channel.disconnect()
+            await anyio.sleep_forever()
+
+    channel = Channel(on_send=on_send)
+    if leaves:
+        await serve(source, "asyncio_group", on_send, channel)
+    else:
+        with pytest.raises(ValueError, match="of the server"):
+            await serve(source, "asyncio_group", on_send, channel)
+    assert source.ended == ["scope"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class Parts:
+    """An endless iterator whose closing fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return b"x"
+
+    async def aclose(self) -> None:
+        raise self.error
+
+
+async def close_with(error: BaseException) -> None:
+    """One request whose ``send`` fails, and then the closing of its stream."""
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(Parts(error))
+
+    async def fail(index: int, message: Message) -> None:
+        if index == 2:
+            raise LookupError("of the server")
+
+    channel = Channel(on_send=fail)
+    with anyio.fail_after(SECONDS):
+        await Handler(endpoint)(http_scope(), channel.receive, channel.send)
+
+
+async def test_stream_whose_group_fails_while_it_is_closed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What else the group holds is an error of the closing; what was under way comes out."""
+    closing = ValueError("while closing")
+    with pytest.raises(LookupError):
+        await close_with(BaseExceptionGroup("of the closing", [GeneratorExit(), closing]))
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    group_error = record.exc_info[1]
+    assert isinstance(group_error, ExceptionGroup)
+    assert group_error.exceptions == (closing,)
+
+
+async def test_stream_whose_closing_ends_the_process_says_so() -> None:
+    """A KeyboardInterrupt among the errors of the closing is not swallowed."""
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await close_with(BaseExceptionGroup("of the closing", [GeneratorExit(), KeyboardInterrupt()]))
+    assert raised.value.subgroup(KeyboardInterrupt) is not None
+    assert raised.value.subgroup(GeneratorExit) is None
