@@ -1,4 +1,4 @@
-"""Backends of the suite, and the check that a test leaves nothing behind."""
+"""Backends of the suite, and the clock that tests of fairness go by."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import importlib.util
 from typing import Any
 
 import pytest
+from clocks import Clock
+
+from asgicore import _body, _writer
 
 BACKENDS: list[Any] = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
 if importlib.util.find_spec("uvloop"):
@@ -16,4 +19,14 @@ if importlib.util.find_spec("trio"):
 
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    return request.param
+    # What may be used for one run alone, as trio's clocks, is made here.
+    return request.param() if callable(request.param) else request.param
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the engine takes for ``perf_counter`` where it decides to give up the loop."""
+    clock = Clock()
+    monkeypatch.setattr(_body, "perf_counter", clock)
+    monkeypatch.setattr(_writer, "perf_counter", clock)
+    return clock
