@@ -111,13 +111,17 @@ class _TurnTime:
             return
         self._now += TURN_SECONDS
         while self._timers and self._timers[0][0] <= self._now:
-            handle = heapq.heappop(self._timers)[2]
-            if not handle.cancelled():
-                self.call_soon(handle._run)  # type: ignore[attr-defined]
+            self.call_soon(_run, heapq.heappop(self._timers)[2])  # type: ignore[attr-defined]
         self.call_soon(self._turn)  # type: ignore[attr-defined]
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Called by each timer that is cancelled; it is passed over when its time comes."""
+
+
+def _run(handle: asyncio.TimerHandle) -> None:
+    # What ran before it in this turn may have cancelled it.
+    if not handle.cancelled():
+        handle._run()
 
 
 class _AsyncioTurns(_TurnTime, asyncio.SelectorEventLoop):  # type: ignore[misc]

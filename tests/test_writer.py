@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 from clocks import Beats, Clock
 from fakes import Channel, Message
 
