@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from collections.abc import Generator
 from typing import Any
@@ -31,6 +32,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(_body, "perf_counter", clock)
     monkeypatch.setattr(_writer, "perf_counter", clock)
     return clock
+
+
+def pytest_collection_finish() -> None:
+    """Keep thousands of tests out of what the collector goes through: tests that run it take a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

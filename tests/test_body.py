@@ -863,6 +863,7 @@ async def test_reader_gone_on_alone_takes_an_oserror_for_the_disconnect(way: str
     assert body.is_disconnected
 
 
+@turn_time
 @pytest.mark.parametrize("way", [*WAYS, "call"])
 async def test_reader_gone_on_alone_keeps_the_idle_timeout(way: str) -> None:
     """A client that sends nothing is given up all the same."""
@@ -1109,7 +1110,7 @@ async def test_kept_body_first_used_by_two_tasks_at_once_has_one_reader(first: s
 
 # --- the idle timeout --------------------------------------------------------------------------------
 
-IDLE = 0.05
+IDLE = 0.02
 IDLE_WAYS = [*WAYS, "call", "begin", "load"]
 
 
@@ -1124,7 +1125,7 @@ async def test_body_that_stops_coming_is_given_up(way: str, parts: int, threshol
         began = perf_counter()
         with (
             anyio.fail_after(5),
-            pytest.raises(BodyTimeoutError, match=r"nothing received for 0\.05 seconds") as caught,
+            pytest.raises(BodyTimeoutError, match=r"nothing received for 0\.02 seconds") as caught,
         ):
             if way == "begin":
                 await begin(body)
@@ -1144,6 +1145,7 @@ async def test_body_that_stops_coming_is_given_up(way: str, parts: int, threshol
         assert not body.is_disconnected
 
 
+@turn_time
 @pytest.mark.parametrize("way", [*WAYS, "call", "load"])
 @pytest.mark.parametrize("parts", [0, 2])
 async def test_body_that_stops_coming_while_the_listener_waits_is_given_up(way: str, parts: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from clocks import turn_time
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
 from faults import Server, check_messages, living_tasks, spawned, turn
 
@@ -1254,6 +1255,7 @@ async def test_handler_aclose_waits_for_requests_that_end_in_time() -> None:
     assert server.body == b"done"
 
 
+@turn_time
 async def test_handler_aclose_ends_streams_cleanly() -> None:
     """An open stream is cancelled, its generator closed, and ended with a final message."""
     closed = []
