@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -34,10 +34,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def pytest_collection_finish() -> None:
-    """Keep thousands of tests out of what the collector goes through: tests that run it take a tenth of the time."""
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Keep thousands of tests out of what the collector goes through: for tests that run it again and again."""
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist what belongs together: the tests of a file, and those of a server, which is started once."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            call = getattr(item, "callspec", None)
+            server = getattr(call and call.params.get("kind"), "name", None)
+            item.add_marker(pytest.mark.xdist_group(server or item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1260,6 +1260,7 @@ async def test_stream_idle_and_cancelled_at_once_is_cancelled() -> None:
 
 
 @only_asyncio
+@pytest.mark.usefixtures("small_heap")
 async def test_stream_left_and_dropped_is_collected() -> None:
     """A stream that nobody holds any more is not kept alive, nor looked after, by its idle timer."""
     feed = Feed(part(b"a"), part(b"b"))
@@ -1815,6 +1816,7 @@ async def test_adopt_of_the_body_s_own_file_changes_nothing(threshold: int) -> N
 
 
 @pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="counts references")
+@pytest.mark.usefixtures("small_heap")
 async def test_body_used_and_closed_leaves_no_reference_cycle() -> None:
     """With the collector off, a body that was read is gone when nobody holds it."""
     gc.collect()

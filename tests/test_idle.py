@@ -465,6 +465,7 @@ async def test_stream_given_up_leaves_no_cancellation_behind() -> None:
 
 
 @turn_time_on_asyncio
+@pytest.mark.usefixtures("small_heap")
 async def test_stream_dropped_lets_its_timer_end() -> None:
     """The timer of a stream that nobody holds neither keeps it nor goes on looking."""
     body = stalled(part(b"x"))
