@@ -25,13 +25,25 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param() if callable(request.param) else request.param
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _still_clock() -> Iterator[None]:
+    """Time stands still for the engine where it decides to give up the loop: a slow machine changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        _set_clock(patch, Clock())
+        yield
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What the engine takes for ``perf_counter`` where it decides to give up the loop."""
+    """What the engine takes for ``perf_counter`` then, for tests that move it."""
     clock = Clock()
-    monkeypatch.setattr(_body, "perf_counter", clock)
-    monkeypatch.setattr(_writer, "perf_counter", clock)
+    _set_clock(monkeypatch, clock)
     return clock
+
+
+def _set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    patch.setattr(_body, "perf_counter", clock)
+    patch.setattr(_writer, "perf_counter", clock)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import asyncio
 import gc
 import types
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -18,7 +18,7 @@ from conftest import BACKENDS
 from fakes import DISCONNECT, EMPTY, Message
 
 from asgicore import Body, BodyTimeoutError, Limits
-from asgicore._idle import as_coroutine, receive_within, resume_within
+from asgicore._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from asgicore._watch import resume, timed
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
@@ -477,3 +477,19 @@ async def test_stream_dropped_lets_its_timer_end() -> None:
         gc.collect()
         await asyncio.sleep(IDLE / 2)
     assert gone() is None
+
+
+@turn_time_on_asyncio
+async def test_timer_of_a_stream_that_is_gone_looks_no_more() -> None:
+    """Between the end of a stream and its closing by the loop a timer may look; it finds nothing and ends."""
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        yield b""
+
+    source = cast("types.AsyncGeneratorType[bytes, None]", parts())
+    timer = IdleTimer(source, IDLE)
+    due = timer._handle.when()
+    del source
+    await asyncio.sleep(2 * IDLE)
+    assert timer._handle.when() == due
+    assert not timer.expired
