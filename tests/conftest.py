@@ -1,11 +1,16 @@
-"""Backends of the suite, and the check that a test leaves nothing behind."""
+"""Backends of the suite, and the clock that tests of fairness go by."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from clocks import Clock
+
+from asgicore import _body, _writer
 
 BACKENDS: list[Any] = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
 if importlib.util.find_spec("uvloop"):
@@ -16,4 +21,53 @@ if importlib.util.find_spec("trio"):
 
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    return request.param
+    # What may be used for one run alone, as trio's clocks, is made here.
+    return request.param() if callable(request.param) else request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _still_clock() -> Iterator[None]:
+    """Time stands still for the engine where it decides to give up the loop: a slow machine changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        _set_clock(patch, Clock())
+        yield
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the engine takes for ``perf_counter`` then, for tests that move it."""
+    clock = Clock()
+    _set_clock(monkeypatch, clock)
+    return clock
+
+
+def _set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    patch.setattr(_body, "perf_counter", clock)
+    patch.setattr(_writer, "perf_counter", clock)
+
+
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Keep thousands of tests out of what the collector goes through: for tests that run it again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist what belongs together: the tests of a file, and those of a server, which is started once."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            call = getattr(item, "callspec", None)
+            server = getattr(call and call.params.get("kind"), "name", None)
+            item.add_marker(pytest.mark.xdist_group(server or item.path.stem))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make what was logged fit for pytest-xdist, which sends it as UTF-8: tests log lone surrogates."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report

@@ -9,6 +9,7 @@ import re
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from time import process_time
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -152,6 +153,17 @@ class Server(Channel):
         if self.has_left and self._tells in ("raise", "both"):
             raise ConnectionResetError("the peer is gone")
         await super().send(message)
+
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def linear_time() -> Iterator[None]:
+    """A bound on work whose input is so long that it takes minutes where the time grows with its square."""
+    began = process_time()
+    yield
+    assert process_time() - began < 5, "takes far longer than the length of the input tells"
 
 
 # --- counting --------------------------------------------------------------------------------------------

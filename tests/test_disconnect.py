@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from clocks import turn_time, turn_time_on_asyncio
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, http_scope
 from faults import Server, check_messages, living_tasks, on_asyncio, turn, turns
 
@@ -722,7 +723,7 @@ async def test_disconnect_listener_that_swallows_the_cancellation_holds_up_nothi
         return Response(b"x")
 
     before = living_tasks()
-    with anyio.fail_after(1):
+    with anyio.fail_after(5):
         await Handler(endpoint)(http_scope(), server.receive, server.send)
     check_messages(server.sent, complete=True)
     assert living_tasks() == before + 1
@@ -823,6 +824,7 @@ def in_phase(phase: str) -> tuple[Handler, Server, list[BaseException]]:
     return Handler(endpoint), server, caught
 
 
+@turn_time
 @pytest.mark.parametrize("phase", PHASES)
 async def test_disconnect_outer_scope_cancelled_passes_through(phase: str) -> None:
     """The cancellation of a scope around the application is not swallowed, in any phase."""
@@ -848,7 +850,7 @@ async def test_disconnect_outer_scope_cancelled_passes_through(phase: str) -> No
     check_messages(server.sent, complete=True if phase == "background" else None)
 
 
-@on_asyncio
+@turn_time_on_asyncio
 @pytest.mark.parametrize("phase", PHASES)
 async def test_disconnect_native_cancellation_passes_through_unchanged(phase: str) -> None:
     """Task.cancel() by the server reaches the endpoint and comes out as the same object, message included."""
@@ -875,7 +877,7 @@ async def test_disconnect_native_cancellation_passes_through_unchanged(phase: st
     assert living_tasks() == before
 
 
-@on_asyncio
+@turn_time_on_asyncio
 @pytest.mark.parametrize("order", ["disconnect first", "cancellation first"])
 @pytest.mark.parametrize("apart", range(4))
 async def test_disconnect_and_native_cancellation_together_raise_the_cancellation(order: str, apart: int) -> None:
@@ -909,6 +911,7 @@ async def test_disconnect_and_native_cancellation_together_raise_the_cancellatio
     assert task.cancelled()
 
 
+@turn_time
 @pytest.mark.parametrize("order", ["disconnect first", "cancellation first"])
 @pytest.mark.parametrize("apart", range(4))
 async def test_disconnect_and_outer_scope_together_raise_the_cancellation(order: str, apart: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from time import process_time
 
 import pytest
+from faults import linear_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,10 +143,9 @@ def test_pattern_on_hostile_input_takes_linear_time(name: str, unit: str) -> Non
     pattern = PATTERNS[name]
     for text in (unit * (2**20 // len(unit)), unit * (2**20 // len(unit)) + "\n"):
         subject = text.encode() if isinstance(pattern.pattern, bytes) else text
-        began = process_time()
-        pattern.fullmatch(subject)
-        pattern.search(subject)
-        assert process_time() - began < 0.25
+        with linear_time():
+            pattern.fullmatch(subject)
+            pattern.search(subject)
 
 
 @settings(deadline=None)

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from clocks import turn_time
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
 from faults import Server, check_messages, living_tasks, spawned, turn
 
@@ -320,7 +321,7 @@ async def test_handler_notify_mode_receive_fails_wakes_the_endpoint() -> None:
         await request.wait_disconnected()
         return Response()
 
-    with anyio.fail_after(1), pytest.raises(RuntimeError, match="the server is broken"):
+    with anyio.fail_after(5), pytest.raises(RuntimeError, match="the server is broken"):
         await Handler(endpoint, on_disconnect="notify")(http_scope(), receive, Channel().send)
 
 
@@ -1238,7 +1239,7 @@ class Running:
 
 async def test_handler_aclose_idle_returns_at_once() -> None:
     """Without requests there is nothing to wait for."""
-    with anyio.fail_after(1):
+    with anyio.fail_after(5):
         await Handler(hello).aclose(grace_seconds=60)
 
 
@@ -1262,6 +1263,7 @@ async def test_handler_aclose_waits_for_requests_that_end_in_time() -> None:
     assert server.body == b"done"
 
 
+@turn_time
 async def test_handler_aclose_ends_streams_cleanly() -> None:
     """An open stream is cancelled, its generator closed, and ended with a final message."""
     closed = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from time import process_time
 from typing import Any
 
 import pytest
 from fakes import call
+from faults import linear_time
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, istr
@@ -36,8 +36,6 @@ from asgicore._headers import (
 from asgicore.limits import DEFAULT_LIMITS, Limits
 
 UNLIMITED = Limits(max_headers=None, max_header_bytes=None)
-STALL_SECONDS = 0.25
-
 # --- the head of a request -------------------------------------------------------------------------------
 
 
@@ -119,11 +117,10 @@ def test_request_headers_exactly_at_a_limit_are_accepted() -> None:
 def test_request_headers_repeated_without_limits_take_linear_time(number: int) -> None:
     """Repeats are collected, never joined one by one."""
     headers = [(b"x-a", b"b" * 5)] * number
-    began = process_time()
-    check_request_headers(headers, UNLIMITED)
-    decoded = decode_request_headers(headers[:10_000])
-    assert len(decoded.getall("x-a")) == 10_000
-    assert process_time() - began < STALL_SECONDS
+    with linear_time():
+        check_request_headers(headers, UNLIMITED)
+        decoded = decode_request_headers(headers[:10_000])
+        assert len(decoded.getall("x-a")) == 10_000
 
 
 async def test_request_headers_from_one_shot_iterator_reach_the_endpoint() -> None:
@@ -249,10 +246,9 @@ def test_content_length_of_any_bytes_is_digits_or_refused(value: bytes) -> None:
 def test_content_length_of_hostile_value_takes_linear_time(unit: bytes) -> None:
     """A megabyte of digits is refused without being converted (CVE-2020-10735)."""
     value = unit * (2**20 // len(unit))
-    began = process_time()
-    with pytest.raises(MalformedRequestError):
-        parse_content_length(value)
-    assert process_time() - began < STALL_SECONDS
+    with linear_time():
+        with pytest.raises(MalformedRequestError):
+            parse_content_length(value)
 
 
 # --- decoding --------------------------------------------------------------------------------------------
@@ -349,13 +345,12 @@ def test_content_type_longer_than_4096_bytes_is_refused() -> None:
 def test_content_type_of_hostile_value_takes_linear_time(unit: bytes, length: int) -> None:
     """The values that stalled other parsers are refused or parsed at once."""
     value = (b'a/b; x="' + unit * length)[:length]
-    began = process_time()
-    for hostile in (value, value[8:]):
-        try:
-            parse_content_type(hostile)
-        except MalformedRequestError:
-            assert len(hostile) > 4096
-    assert process_time() - began < STALL_SECONDS
+    with linear_time():
+        for hostile in (value, value[8:]):
+            try:
+                parse_content_type(hostile)
+            except MalformedRequestError:
+                assert len(hostile) > 4096
 
 
 @settings(deadline=None, max_examples=300)
@@ -607,15 +602,14 @@ def test_encoded_field_with_subclass_of_text_is_plain() -> None:
 def test_encoded_field_of_hostile_length_takes_linear_time(value: str) -> None:
     """A megabyte is checked in milliseconds."""
     refused = ""
-    began = process_time()
-    try:
-        encode_field("x-a", value)
-    except InvalidHeaderError as exc:
-        refused = str(exc)
-    assert len(refused) < 200
-    with pytest.raises(InvalidHeaderError):
-        encode_field("é" + value, "")
-    assert process_time() - began < STALL_SECONDS
+    with linear_time():
+        try:
+            encode_field("x-a", value)
+        except InvalidHeaderError as exc:
+            refused = str(exc)
+        assert len(refused) < 200
+        with pytest.raises(InvalidHeaderError):
+            encode_field("é" + value, "")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from clocks import turn_time
 from fakes import Message
 
 from asgicore import ServerProtocolError
@@ -283,6 +284,7 @@ async def test_lifespan_whose_receive_fails_raises_that() -> None:
     assert server.sent == [STARTED]
 
 
+@turn_time
 @pytest.mark.parametrize("life", [None, "life"])
 async def test_lifespan_cancelled_while_it_waits_is_cancelled_and_cleaned_up(
     life: str | None, anyio_backend: Any, caplog: pytest.LogCaptureFixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from time import process_time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from faults import linear_time
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -74,10 +74,9 @@ def test_target_without_limits_passes_at_any_length() -> None:
 @pytest.mark.parametrize("limits", [DEFAULT_LIMITS, Limits(max_path_bytes=None)], ids=["limited", "unlimited"])
 def test_target_of_hostile_length_takes_linear_time(path: str, limits: Limits) -> None:
     """Four megabytes of path are refused or passed at once."""
-    began = process_time()
-    with suppress(TargetTooLongError, MalformedRequestError):
-        check_target(path, b"", limits)
-    assert process_time() - began < 0.25
+    with linear_time():
+        with suppress(TargetTooLongError, MalformedRequestError):
+            check_target(path, b"", limits)
 
 
 # --- the mount point -------------------------------------------------------------------------------------
@@ -248,11 +247,10 @@ def test_host_of_any_bytes_cannot_move_the_url(value: bytes) -> None:
 @pytest.mark.parametrize("unit", [b"a", b"[", b":", b"%", b"a.", b"0", b" "])
 def test_host_of_hostile_length_takes_linear_time(unit: bytes) -> None:
     """A megabyte of host is refused or passed at once."""
-    began = process_time()
-    for end in (b"", b"/"):
-        with suppress(MalformedRequestError):
-            check_host(unit * (2**20 // len(unit)) + end)
-    assert process_time() - began < 0.25
+    with linear_time():
+        for end in (b"", b"/"):
+            with suppress(MalformedRequestError):
+                check_host(unit * (2**20 // len(unit)) + end)
 
 
 @pytest.mark.parametrize(

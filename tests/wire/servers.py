@@ -161,7 +161,7 @@ KINDS = (
 )
 
 
-def eventually(check: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
+def eventually(check: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
     """Wait until ``check()`` holds; it is asked every few milliseconds.
 
     Raises:
@@ -258,7 +258,7 @@ class Server:
         lines = self._events.read_text().splitlines()
         return [line.removeprefix(f"{ident} ") for line in lines if line.startswith(f"{ident} ")]
 
-    def await_event(self, ident: str, what: str, seconds: float = 5.0) -> None:
+    def await_event(self, ident: str, what: str, seconds: float = 20.0) -> None:
         """Wait until the application has recorded ``what`` under ``ident``."""
         eventually(lambda: what in self.events(ident), f"{self.kind.name}: {ident} {what}", seconds)
 

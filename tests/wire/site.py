@@ -270,7 +270,8 @@ class Reporting(Handler):
             record(request, "finished")
 
 
-TIGHT = Limits(max_body_bytes=1000, body_timeout_seconds=0.4, max_headers=30)
+TIGHT = Limits(max_body_bytes=1000, max_headers=30)
+IMPATIENT = Limits(body_timeout_seconds=0.4)
 
 _large = Limits(max_body_bytes=2**30)
 _main = Handler(endpoint, limits=_large, lifespan=lifespan)
@@ -278,6 +279,8 @@ _mounts = {
     "/stream/": Handler(endpoint, limits=_large, body="stream"),
     "/tight/": Handler(endpoint, limits=TIGHT),
     "/tight-stream/": Handler(endpoint, limits=TIGHT, body="stream"),
+    "/impatient/": Handler(endpoint, limits=IMPATIENT),
+    "/impatient-stream/": Handler(endpoint, limits=IMPATIENT, body="stream"),
     "/reporting/": Reporting(endpoint, limits=_large),
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from .clients import Answer, Fields, exchange
 from .servers import Server
-from .site import TIGHT
+from .site import IMPATIENT, TIGHT
 
 LIMIT = TIGHT.max_body_bytes or 0
 
@@ -52,7 +52,7 @@ def test_body_in_chunks_too_large_is_refused(server: Server, mount: str) -> None
     assert post(server, f"{mount}/digest", b"x" * LIMIT, declared=False).status == 200
 
 
-@pytest.mark.parametrize("mount", ["/tight", "/tight-stream"])
+@pytest.mark.parametrize("mount", ["/impatient", "/impatient-stream"])
 def test_body_that_stops_coming_is_refused(server: Server, mount: str) -> None:
     """A body of which no part comes for the idle timeout is answered with 408 (RFC 9110 section 15.5.9)."""
     if server.kind.reads_body_first:
@@ -61,7 +61,7 @@ def test_body_that_stops_coming_is_refused(server: Server, mount: str) -> None:
     with exchange(server, "POST", f"{mount}/digest", body=b"x", length=100) as upload:
         answer = upload.answer()
     assert answer.status == 408
-    assert time.monotonic() - began >= (TIGHT.body_timeout_seconds or 0)
+    assert time.monotonic() - began >= (IMPATIENT.body_timeout_seconds or 0)
     if not server.kind.http2:
         # What still comes of the body would be taken for the next request.
         assert (answer.get("connection") or "").lower() == "close"
