@@ -510,6 +510,8 @@ class Handler:
         job = self.threads.start(endpoint, request)
         try:
             given: Any = await job.wait()
+        except GeneratorExit:
+            raise  # nothing can be awaited any more
         except BaseException:
             if job.is_done:
                 await self._close_lost(job)
@@ -538,8 +540,9 @@ class Handler:
 
     def handle_http_error(self, request: Any, exc: HTTPError) -> Response:
         """The response to an :class:`HTTPError`; ``request`` is ``None`` if its head was refused."""
-        if exc.status_code in (204, 304) or exc.status_code < 200:
-            return Response(b"", exc.status_code, exc.headers)
+        if exc.status_code == 304:
+            # It has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
+            return Response(b"", 304, exc.headers)
         return Response(exc.detail, exc.status_code, exc.headers, "text/plain; charset=utf-8")
 
     def handle_uncaught_exception(self, request: Any, exc: Exception) -> Response:

@@ -729,3 +729,58 @@ async def test_cleanup_dropped_by_the_loop_closes_the_file(on_disconnect: Any) -
     assert server.sent == []
     await turn(3)
     assert living_tasks() == before
+
+
+class Slow:
+    """An iterator whose closing takes some turns."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def __aiter__(self) -> Slow:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return b"x"
+
+    async def aclose(self) -> None:
+        for _ in range(5):
+            await checkpoint()
+        self.closed += 1
+
+
+@on_asyncio
+@pytest.mark.parametrize("where", ["endpoint", "send"])
+async def test_cleanup_with_a_native_cancellation_pending_as_it_begins_is_whole(where: str) -> None:
+    """A cancellation that was asked for and has not arrived hits nothing of the cleanup, and is raised after it."""
+    finished: list[bool] = []
+    slow = Slow()
+
+    class Telling(Handler):
+        async def request_finished(self, request: Any, response: Response | None) -> None:
+            for _ in range(5):
+                await checkpoint()
+            finished.append(True)
+
+    async def endpoint(request: Request) -> Response:
+        if where == "endpoint":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            return Response("x")
+        return StreamingResponse(slow)
+
+    async def cancels(index: int, message: Message) -> None:
+        if index == 2:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            raise OSError("gone")
+
+    server = Server(on_send=cancels)
+    with anyio.fail_after(5):
+        task = asyncio.create_task(Telling(endpoint)(http_scope(), server.receive, server.send))
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert finished == [True]
+    assert slow.closed == (where == "send")

@@ -1032,3 +1032,35 @@ async def test_disconnect_cancel_count_of_the_task_is_left_as_it_was() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await asyncio.sleep(5)
+
+
+@on_asyncio
+@pytest.mark.parametrize("child", ["in the block", "while leaving"])
+async def test_disconnect_after_a_task_group_of_asyncio_has_failed_ends_quietly(child: str) -> None:
+    """Before Python 3.13 the group may leave a cancellation in the task's count, which is nobody's."""
+
+    async def fails() -> None:
+        raise ValueError("of a child")
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+                if child == "in the block":
+                    await anyio.sleep_forever()
+        except* ValueError:
+            pass
+        waits.set()
+        await anyio.sleep_forever()
+        raise AssertionError("not reached")
+
+    waits = anyio.Event()
+    server = Server()
+    with anyio.fail_after(5):
+        task = asyncio.create_task(Handler(endpoint)(http_scope(), server.receive, server.send))
+        await waits.wait()
+        server.disconnect()
+        await asyncio.wait([task])
+    assert not task.cancelled()
+    assert task.exception() is None
+    assert server.sent == []

@@ -27,6 +27,7 @@ from asgicore import (
     InvalidHeaderError,
     JSONResponse,
     Limits,
+    MalformedBodyError,
     Request,
     Response,
     ResponseStateError,
@@ -1453,3 +1454,237 @@ async def test_handler_is_reentrant_for_requests_at_once() -> None:
         for server in servers:
             group.start_soon(handler, http_scope(), server.receive, server.send)
     assert [server.body for server in servers] == [b"%d" % number for number in range(50)]
+
+
+# --- found by attacking the whole ----------------------------------------------------------------------
+
+
+async def test_http_error_304_declares_no_length() -> None:
+    """The text that stands for the status is no length of a body that is not there."""
+
+    async def endpoint(request: Request) -> Response:
+        raise HTTPError(304, headers={"x-more": "1"})
+
+    channel = await call(Handler(endpoint))
+    assert channel.status == 304
+    assert channel.headers == [(b"x-more", b"1")]
+    assert channel.body == b""
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_handler_group_of_the_clients_errors_is_answered_by_the_first(
+    nested: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An endpoint that reads the body in a task group does not make a 500 of what the client did."""
+
+    async def endpoint(request: Request) -> Response:
+        async def read() -> None:
+            if nested:
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(request.body)
+            else:
+                await request.body()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+        raise AssertionError("not reached")
+
+    handler = Handler(endpoint, body="stream", limits=Limits(max_body_bytes=2))
+    channel = await call(handler, body_messages(b"abc", b"d"))
+    assert channel.status == 413
+    assert caplog.records == []
+
+
+async def test_handler_group_of_other_errors_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    """One error that is not the client's makes the group the application's."""
+
+    async def endpoint(request: Request) -> Response:
+        raise ExceptionGroup("both", [MalformedBodyError("body", "bad"), ValueError("ours")])
+
+    assert (await call(Handler(endpoint))).status == 500
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("headers", [5, object()])
+async def test_handler_headers_that_are_no_iterable_are_a_400(headers: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As every other malformed head."""
+    assert (await call(Handler(hello), headers=headers)).status == 400
+    assert caplog.records == []
+
+
+async def test_aclose_by_two_callers_ends_for_both() -> None:
+    """Neither waits for its whole time when the last request is over."""
+    release, waits = anyio.Event(), anyio.Event()
+    ended: list[bool] = []
+
+    async def endpoint(request: Request) -> Response:
+        waits.set()
+        await release.wait()
+        return Response()
+
+    handler = Handler(endpoint)
+    channel = Channel()
+
+    async def close() -> None:
+        await handler.aclose(60)
+        ended.append(True)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler, http_scope(), channel.receive, channel.send)
+            await waits.wait()
+            group.start_soon(close)
+            group.start_soon(close)
+            for _ in range(5):
+                await checkpoint()
+            release.set()
+    assert ended == [True, True]
+
+
+@pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
+async def test_aclose_ends_an_upload_that_is_still_coming(on_disconnect: Any) -> None:
+    """The client is told to come again, on a connection that is closed; in notify mode it is left alone."""
+    messages = iter(body_messages(b"a", b"b")[:1])
+    waits = anyio.Event()
+    channel = Channel()
+
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        waits.set()
+        await anyio.sleep_forever()
+        raise AssertionError("not reached")
+
+    handler = Handler(hello, on_disconnect=on_disconnect)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler, http_scope(method="POST"), receive, channel.send)
+            await waits.wait()
+            await handler.aclose(0)
+            if on_disconnect == "notify":
+                group.cancel_scope.cancel()
+    if on_disconnect == "notify":
+        assert channel.sent == []
+    else:
+        assert channel.status == 503
+        assert (b"connection", b"close") in channel.headers
+        assert (b"retry-after", b"1") in channel.headers
+
+
+async def test_aclose_waits_for_an_upload_that_ends() -> None:
+    """Within the time it is given."""
+    arrive, waits = anyio.Event(), anyio.Event()
+    messages = iter(body_messages(b"a", b"b"))
+    channel = Channel()
+
+    async def receive() -> Message:
+        message = next(messages, None)
+        if message is None:
+            return await channel.receive()
+        if not message["more_body"]:
+            waits.set()
+            await arrive.wait()
+        return message
+
+    handler = Handler(hello)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler, http_scope(method="POST"), receive, channel.send)
+            await waits.wait()
+            group.start_soon(handler.aclose, 60)
+            await checkpoint()
+            arrive.set()
+    assert channel.status == 200
+
+
+async def test_handler_send_response_that_forgets_the_end_is_an_error() -> None:
+    """Before anything was sent the client gets a 500, after it the server an error; never a response without an end."""
+
+    class Forgets(Handler):
+        starts = False
+
+        async def send_response(self, response: Response, send: Any) -> None:
+            if response.status_code == 500:
+                await super().send_response(response, send)
+            elif self.starts:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    assert (await call(Forgets(hello))).status == 500
+    handler = Forgets(hello)
+    handler.starts = True
+    with pytest.raises(ResponseStateError, match="before the final message"):
+        await call(handler)
+
+
+async def test_handler_204_by_hand_declares_no_length() -> None:
+    """RFC 9110 section 8.6, whoever builds the message."""
+
+    class ByHand(Handler):
+        async def send_response(self, response: Response, send: Any) -> None:
+            headers = [(b"content-length", b"5"), (b"x-more", b"1")]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body"})
+
+    assert (await call(ByHand(hello))).headers == [(b"x-more", b"1")]
+
+
+@pytest.mark.parametrize("mode", ["spool", "stream"])
+async def test_handler_error_of_receive_keeps_its_cause(mode: Any) -> None:
+    """What the server raises reaches it as it is."""
+    cause = KeyError("root")
+
+    async def receive() -> Message:
+        raise RuntimeError("of the server") from cause
+
+    async def endpoint(request: Request) -> Response:
+        return Response(await request.body())
+
+    channel = Channel()
+    with pytest.raises(RuntimeError, match="of the server") as raised:
+        await Handler(endpoint, body=mode)(http_scope(), receive, channel.send)
+    assert raised.value.__cause__ is cause
+
+
+@pytest.mark.parametrize("mode", ["spool", "stream"])
+async def test_handler_receive_that_fails_when_called_is_a_disconnect(
+    mode: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Awaited or not, an OSError is the client that left."""
+
+    def receive() -> Any:
+        raise ConnectionResetError
+
+    async def endpoint(request: Request) -> Response:
+        return Response(await request.body())
+
+    channel = Channel()
+    await Handler(endpoint, body=mode)(http_scope(), receive, channel.send)
+    assert channel.sent == []
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_handler_state_of_the_lifespan_where_the_server_gives_none() -> None:
+    """A server that says None keeps no state; the handler does."""
+
+    @asynccontextmanager
+    async def life() -> AsyncIterator[dict[str, Any]]:
+        yield {"db": 1}
+
+    async def endpoint(request: Request) -> Response:
+        return Response(str(request.state["db"]))
+
+    handler = Handler(endpoint, lifespan=life)
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    bodies: list[bytes] = []
+
+    async def receive() -> Message:
+        message = next(messages)
+        if message["type"] == "lifespan.shutdown":
+            bodies.append((await call(handler, state=None)).body)
+        return message
+
+    async def send(message: Message) -> None:
+        pass
+
+    await handler({"type": "lifespan", "state": None}, receive, send)
+    assert bodies == [b"1"]

@@ -362,3 +362,25 @@ async def test_websocket_whose_client_leaves_meanwhile_is_no_error(
         await refuse(server, extensions={"websocket.http.response": {}})
     assert len(server.sent) == refuses
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+async def test_run_lifespan_that_ends_before_the_shutdown_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A server may take what is raised for an application without lifespan, and say nothing."""
+    error = ValueError("the worker crashed")
+
+    @asynccontextmanager
+    async def dying() -> AsyncIterator[None]:
+        async def worker() -> None:
+            await anyio.lowlevel.checkpoint()
+            raise error
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker)
+            yield
+
+    server = Server({"type": "lifespan.startup"})
+    with pytest.raises(ExceptionGroup):
+        await run(dying, server)
+    (record,) = caplog.records
+    assert "ended before the shutdown" in record.message
+    assert record.exc_info is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -839,3 +840,33 @@ async def test_scope_that_is_odd_is_answered_without_an_error_in_the_log(
     channel = await call(Handler(endpoint), **scope)
     assert channel.status == status
     assert [record for record in caplog.records if record.name == "asgicore"] == []
+
+
+@pytest.mark.parametrize("first", ["body", "stream", "json", "file"])
+@pytest.mark.parametrize("second", ["body", "stream", "json", "file"])
+async def test_two_requests_on_one_channel_do_not_wait_for_each_others_body(first: str, second: str) -> None:
+    """The second one is told that the body is gone, in every order of use, also where both were built before."""
+
+    async def use(request: Request, how: str) -> None:
+        if how == "stream":
+            assert [part async for part in request.stream()] == [b"1"]
+        elif how == "file":
+            (await request.file()).close()
+        else:
+            await getattr(request, how)()
+
+    for are_built_before in (True, False):
+        channel = Channel(body_messages(b"1"))
+        scope = http_scope()
+        one = Request(scope, channel.receive)
+        other = Request(scope, channel.receive) if are_built_before else None
+        with anyio.fail_after(1):
+            await use(one, first)
+            with pytest.raises(BodyConsumedError, match="another Request"):
+                await use(other or Request(scope, channel.receive), second)
+
+
+async def test_request_on_a_scope_that_cannot_be_added_to_reads_its_body() -> None:
+    """Where nothing can be noted, nothing is."""
+    channel = Channel(body_messages(b"1"))
+    assert await Request(MappingProxyType(http_scope()), channel.receive).body() == b"1"
