@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from clocks import Clock
 
-from asgicore import _body, _writer
+from asgicore import _body, _watch, _writer
+
+STOP_SECONDS = _watch._STOP_SECONDS
 
 BACKENDS: list[Any] = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
 if importlib.util.find_spec("uvloop"):
@@ -26,11 +28,22 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _still_clock() -> Iterator[None]:
-    """Time stands still for the engine where it decides to give up the loop: a slow machine changes nothing."""
+def _patient_engine() -> Iterator[None]:
+    """A machine that halts for milliseconds changes nothing.
+
+    Time stands still for the engine where it decides to give up the loop, and it does not leave a listener behind that
+    is about to end.
+    """
     with pytest.MonkeyPatch.context() as patch:
         _set_clock(patch, Clock())
+        patch.setattr(_watch, "_STOP_SECONDS", 60)
         yield
+
+
+@pytest.fixture
+def leaves_listeners_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine waits for a listener as long as it does outside of the tests: for those that never end."""
+    monkeypatch.setattr(_watch, "_STOP_SECONDS", STOP_SECONDS)
 
 
 @pytest.fixture

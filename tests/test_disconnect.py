@@ -709,6 +709,7 @@ async def test_disconnect_listener_is_stopped_within_a_few_turns(when_cancelled:
     check_messages(server.sent, complete=True)
 
 
+@pytest.mark.usefixtures("leaves_listeners_behind")
 async def test_disconnect_listener_that_swallows_the_cancellation_holds_up_nothing() -> None:
     """A receive() that goes on waiting when it is cancelled is left behind."""
 
