@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import types
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +18,7 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
-from faults import Server
+from faults import Server, on_asyncio
 
 from asgicore import (
     BodyConsumedError,
@@ -26,9 +28,12 @@ from asgicore import (
     MalformedBodyError,
     Request,
     Response,
+    ResponseStateError,
     StreamingResponse,
     Threads,
 )
+from asgicore._pump import Pump
+from asgicore._writer import Writer
 
 SECONDS = 5
 SMALL = Limits(spool_threshold_bytes=10)
@@ -637,4 +642,174 @@ async def test_threads_that_a_handler_was_given_outlive_its_lifespan() -> None:
     await lifespan_of(handler, ask)
     assert handler.threads is threads
     assert (await call(handler)).status == 200
+    assert await threads.aclose()
+
+
+# --- what the event loop gives up ------------------------------------------------------------------------
+
+
+@on_asyncio
+@pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
+async def test_iterator_synchronous_of_a_request_that_is_thrown_away_is_stopped(on_disconnect: Any) -> None:
+    """No thread stays behind that waits for somebody to take its parts."""
+    threads = Threads(1)
+    closed = threading.Event()
+
+    def parts() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            closed.set()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            waits.set()
+            await anyio.sleep_forever()
+
+    waits = anyio.Event()
+    handler = Handler(streaming(parts()), threads=threads, on_disconnect=on_disconnect)
+    coro = handler(http_scope(), Channel().receive, send)
+
+    @types.coroutine
+    def forward() -> Generator[Any, Any, None]:
+        # Carries the request on until it waits in send(), then throws it away.
+        yielded = coro.send(None)
+        while not waits.is_set():
+            yielded = coro.send((yield yielded))
+        coro.close()
+
+    with anyio.fail_after(SECONDS):
+        with contextlib.suppress(RuntimeError):  # a scope that is left from outside of its task says so
+            await forward()
+        await anyio.to_thread.run_sync(closed.wait, SECONDS)
+    assert closed.is_set()
+    assert await threads.aclose()
+
+
+@on_asyncio
+async def test_endpoint_synchronous_of_a_request_that_is_thrown_away_ends_by_itself() -> None:
+    """Its thread is let go on; nobody waits for it, and nothing fails."""
+    threads = Threads(1)
+    release, begun = threading.Event(), threading.Event()
+
+    def endpoint(request: Request) -> Response:
+        begun.set()
+        assert release.wait(SECONDS)
+        return Response()
+
+    coro: Any = Handler(endpoint, threads=threads, on_disconnect="notify")(
+        http_scope(), Channel().receive, Channel().send
+    )
+    coro.send(None)
+    await anyio.to_thread.run_sync(begun.wait, SECONDS)
+    coro.close()
+    release.set()
+    assert await threads.aclose()
+
+
+async def test_endpoint_synchronous_cancelled_before_it_has_a_thread_never_runs() -> None:
+    """Its place in the queue is free at once."""
+    release, ran = threading.Event(), []
+    threads = Threads(1)
+
+    def blocks(request: Request) -> Response:
+        assert release.wait(SECONDS)
+        return Response()
+
+    def never(request: Request) -> Response:
+        ran.append(True)
+        return Response()
+
+    first, second = Channel(), Server()
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(Handler(blocks, threads=threads), http_scope(), first.receive, first.send)
+            while not threads.in_use:
+                await checkpoint()
+            group.start_soon(Handler(never, threads=threads), http_scope(), second.receive, second.send)
+            while not threads.waiting:
+                await checkpoint()
+            second.disconnect()
+            while threads.waiting:
+                await checkpoint()
+            release.set()
+    assert ran == []
+    assert second.sent == []
+    assert await threads.aclose()
+
+
+# --- files that the server reads -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "status", "expected"),
+    [
+        ({}, 200, ["http.response.start", "http.response.pathsend"]),
+        ({"method": "HEAD"}, 200, ["http.response.start", "http.response.body"]),
+        ({}, 304, ["http.response.start", "http.response.body"]),
+    ],
+)
+async def test_response_with_a_path_is_left_to_a_server_that_sends_paths(
+    scope: Any, status: int, expected: list[str]
+) -> None:
+    """Where it is offered and a body is wanted; the content is closed unread."""
+    parts = Parts(b"never")
+    sent: list[Message] = []
+    channel = Channel()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def endpoint(request: Request) -> Response:
+        response = StreamingResponse(parts, status)
+        response.path = "/a/file"
+        return response
+
+    handler = Handler(endpoint)
+    extensions: dict[str, Any] = {"http.response.pathsend": {}}
+    with anyio.fail_after(SECONDS):
+        await handler(http_scope(extensions=extensions, **scope), channel.receive, send)
+    assert [message["type"] for message in sent] == expected
+    assert (parts.given, parts.closed) == (0, 1)
+    if expected[1].endswith("pathsend"):
+        assert sent[1] == {"type": "http.response.pathsend", "path": "/a/file"}
+
+
+async def test_response_with_a_path_is_streamed_where_no_path_is_sent() -> None:
+    """A server that does not offer it gets the content."""
+
+    async def endpoint(request: Request) -> Response:
+        response = StreamingResponse(Parts(b"content"))
+        response.path = "/a/file"
+        return response
+
+    assert (await call(Handler(endpoint))).body == b"content"
+
+
+async def test_send_path_after_a_start_is_refused_and_a_refused_body_closes_the_connection() -> None:
+    """The writer checks the order, and says what becomes of the connection, as for every response."""
+    channel = Channel()
+    writer = Writer(channel.send)
+    assert not writer.takes_paths
+    writer.closes_connection = True
+    await writer.send_path(200, [], "/a/file")
+    assert channel.sent[0]["headers"] == [(b"connection", b"close")]
+    with pytest.raises(ResponseStateError):
+        await writer.send_path(200, [], "/a/file")
+
+
+# --- the pieces ------------------------------------------------------------------------------------------
+
+
+async def test_pump_started_twice_runs_once() -> None:
+    """``start()`` is for whoever wants to know at once that there is no room."""
+    threads = Threads(1)
+    ran: list[bool] = []
+    pump: Pump[None] = Pump(threads, lambda put: ran.append(put.is_closed))
+    pump.start()
+    pump.start()
+    assert [part async for part in pump] == []
+    await pump.aclose()
+    assert ran == [False]
     assert await threads.aclose()
