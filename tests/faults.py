@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import re
@@ -286,3 +287,14 @@ class Steps:
                 value, error = (yield yielded), None
             except BaseException as exc:
                 value, error = None, exc
+
+
+def garbage_of(*modules: str) -> list[object]:
+    """What the collector finds now of the classes of these modules; what threads of other tests leave is not meant."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return [one for one in gc.garbage if type(one).__module__ in modules]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
