@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from .. import shared
@@ -51,22 +52,23 @@ APPS: dict[str, Callable[..., Iterable[bytes]]] = {
 
 def build(workload: str, variant: str) -> App | None:
     app: Any = APPS[workload]
-    bridge: App
     # Each needs a package of its own, which may be missing.
+    bridge: Any
     if variant == "asgiref":
         from asgiref.wsgi import WsgiToAsgi
 
-        bridge = WsgiToAsgi(app)
+        bridge = WsgiToAsgi
     elif variant == "a2wsgi":
         from a2wsgi import WSGIMiddleware
 
-        bridge = WSGIMiddleware(app)
+        bridge = WSGIMiddleware
     else:
         from asgicore import Limits
         from asgicore.wsgi_bridge import WSGIHandler
 
-        bridge = WSGIHandler(app, limits=Limits(max_body_bytes=shared.LIMIT_BYTES))
-    return bridge
+        bridge = partial(WSGIHandler, limits=Limits(max_body_bytes=shared.LIMIT_BYTES))
+    handler: App = bridge(app)
+    return handler
 
 
 BRIDGES = {
