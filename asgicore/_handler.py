@@ -513,8 +513,7 @@ class Handler:
         except GeneratorExit:
             raise  # nothing can be awaited any more
         except BaseException:
-            if job.is_done:
-                await self._close_lost(job)
+            await self._close_lost(job)
             raise
         # A synchronous function may call an asynchronous one.
         answer: Response = await given if isawaitable(given) else given

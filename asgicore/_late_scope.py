@@ -144,10 +144,11 @@ class ShieldAround:
             self._scope = scope = ScopeAround(outer)
             scope.__enter__()
             scope.shield(seconds)
-        elif isinstance(self._scope, CancelScope):
-            self._scope.shield = True
+        else:
+            early = cast("CancelScope", self._scope)
+            early.shield = True
             if seconds is not None:
-                self._scope.deadline = current_time() + seconds
+                early.deadline = current_time() + seconds
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -407,7 +407,7 @@ class StreamingResponse(Response):
         background: As for :class:`Response`.
 
     Raises:
-        TypeError: ``content`` is no asynchronous iterable.
+        TypeError: ``content`` is no iterable, or is there as a whole.
         InvalidHeaderError: As for :class:`Response`.
     """
 

@@ -1151,9 +1151,13 @@ def test_requests_leave_no_cycles(serve: Serve) -> None:
         gc.collect()
         gc.disable()
         try:
-            for _ in range(20):
-                ask(path)
-            assert gc.collect() == 0, path
+            found = []
+            for _ in range(3):
+                for _ in range(20):
+                    ask(path)
+                settle(wsgi)
+                found.append(gc.collect())
+            assert min(found) == 0, path  # threads of other tests that end meanwhile leave something, but not each time
         finally:
             gc.enable()
 

@@ -15,7 +15,8 @@ from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, EMPTY, Message, body_messages, http_scope
 from faults import Server, check_messages, living_tasks, on_trio, open_files, turn
 
-from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse, Threads
+from asgicore.wsgi_bridge import WSGIHandler
 
 
 @pytest.fixture(autouse=True)
@@ -290,4 +291,75 @@ async def test_leaks_nothing_after_random_disconnects(spec: str, caplog: pytest.
     assert begun == ended > 500
     assert (living_tasks(), open_files()) == before
     assert threading.active_count() <= threads  # those of earlier tests end when they have been idle for long
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
+
+
+@pytest.mark.parametrize("kind", ["endpoint", "iterator", "wsgi", "wsgi stream"])
+async def test_leaks_nothing_of_threads_after_random_disconnects(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Five hundred clients of each kind leave at any moment: all threads are free, and what was begun was closed."""
+    dice = random.Random(20251124)
+    begun, closed = [], []
+
+    class Parts:
+        """Sends without end until it is told that nobody listens."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            return b"x" * 1000
+
+        def close(self) -> None:
+            closed.append(threading.get_ident())
+
+    def endpoint(request: Request) -> Response:
+        request.body_nowait()
+        begun.append(True)
+        return StreamingResponse(Parts())
+
+    async def iterator(request: Request) -> Response:
+        begun.append(True)
+        return StreamingResponse(Parts())
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        begun.append(True)
+        environ["wsgi.input"].read()
+        start_response("200 OK", [("content-type", "text/plain")])
+        return Parts()
+
+    threads = Threads(8)
+    handler: Handler
+    if kind.startswith("wsgi"):
+        # A client that leaves within the upload has read() raise, and there is nothing to close then.
+        handler = WSGIHandler(app, threads=threads, body="stream" if kind == "wsgi stream" else "spool")
+    else:
+        handler = Handler(endpoint if kind == "endpoint" else iterator, threads=threads)
+
+    async def request() -> None:
+        server = Server(body_messages(b"a", b"b"), suspend=dice.random() < 0.5, tells=dice.choice(["event", "both"]))
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler, http_scope(method="POST"), server.receive, server.send)
+            await turn(dice.randrange(12))
+            if dice.random() < 0.3:
+                while not server.sent and threads.in_use:
+                    await checkpoint()
+            server.disconnect()
+
+    before = living_tasks(), open_files()
+    with anyio.fail_after(20):
+        for _ in range(25):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(request)
+        assert (threads.in_use, threads.waiting) == (0, 0)
+        assert threads.alive <= 8
+        assert (living_tasks(), open_files()) == before
+        assert await threads.aclose()
+        while threads.alive:
+            await anyio.sleep(0.001)
+    assert len(begun) > 50
+    assert len(closed) <= len(begun)
+    if kind != "wsgi stream":
+        assert len(closed) == len(begun)
+    assert threading.get_ident() not in closed
     assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []

@@ -737,11 +737,14 @@ async def test_pump_leaves_no_cycle() -> None:
     gc.collect()
     gc.disable()
     try:
-        gone = await use(60)
-        found = gc.collect()
-        assert [ref for ref in gone if ref() is not None] == []
-        # Two for each listener of trio's that was cancelled, and no more.
-        assert found == 0 or on_trio()
+        found = []
+        for _ in range(3):
+            gone = await use(60)
+            found.append(gc.collect())
+            assert [ref for ref in gone if ref() is not None] == []
+        # Threads of other tests that end meanwhile leave something, too, but not each time; on trio two for each
+        # listener that was cancelled, and no more.
+        assert min(found) == 0 or on_trio()
     finally:
         gc.enable()
 

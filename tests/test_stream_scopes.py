@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 from fakes import Channel, Message, http_scope
 
-from asgicore import ContentLengthError, Handler, Request, Response, StreamingResponse
+from asgicore import ContentLengthError, Handler, Limits, Request, Response, StreamingResponse
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
@@ -84,6 +84,7 @@ async def serve(
     on_send: Callable[[int, Message], Any],
     channel: Channel,
     on_disconnect: Any = "cancel",
+    close_timeout_seconds: float | None = 10.0,
     **response: Any,
 ) -> None:
     """One request, in a scope of the server's; whoever runs it can wait afterwards."""
@@ -93,7 +94,9 @@ async def serve(
 
     with anyio.fail_after(SECONDS):
         try:
-            await Handler(endpoint, on_disconnect=on_disconnect)(http_scope(), channel.receive, channel.send)
+            limits = Limits(close_timeout_seconds=close_timeout_seconds)
+            handler = Handler(endpoint, on_disconnect=on_disconnect, limits=limits)
+            await handler(http_scope(), channel.receive, channel.send)
         finally:
             await checkpoint()
 
@@ -122,9 +125,14 @@ async def test_stream_in_scopes_of_its_own_whose_client_leaves_ends_quietly(
 
 @holding
 @pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
+@pytest.mark.parametrize("close_timeout_seconds", [10.0, None])
 @pytest.mark.parametrize("suspends", [False, True])
 async def test_stream_in_scopes_of_its_own_whose_send_fails_raises_that(
-    kind: str, suspends: bool, on_disconnect: Any, caplog: pytest.LogCaptureFixture
+    kind: str,
+    suspends: bool,
+    on_disconnect: Any,
+    close_timeout_seconds: float | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The very object comes out, and the iterator is closed."""
     source, error = Source(), ValueError("of the server")
@@ -137,7 +145,7 @@ async def test_stream_in_scopes_of_its_own_whose_send_fails_raises_that(
 
     channel = Channel(on_send=fail)
     with pytest.raises(ValueError, match="of the server") as raised:
-        await serve(source, kind, fail, channel, on_disconnect)
+        await serve(source, kind, fail, channel, on_disconnect, close_timeout_seconds)
     assert raised.value is error
     assert source.ended == ["scope"]
     assert caplog.records == []
@@ -201,8 +209,6 @@ async def test_stream_in_scopes_of_its_own_cancelled_from_outside_is_closed(kind
 
 async def test_stream_in_a_scope_of_its_own_that_closes_too_slowly_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     """After the time for closing its cleanup is cancelled, which is logged, and what was under way comes out."""
-    from asgicore import Limits
-
     cut: list[bool] = []
 
     async def parts() -> AsyncIterator[bytes]:

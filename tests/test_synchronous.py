@@ -18,7 +18,7 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
-from faults import Server, on_asyncio
+from faults import Server, on_asyncio, open_files
 
 from asgicore import (
     BodyConsumedError,
@@ -277,17 +277,22 @@ async def test_endpoint_synchronous_learns_that_the_client_left(
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_endpoint_synchronous_whose_client_left_may_fail_quietly(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("ends", ["raises", "returns"])
+async def test_endpoint_synchronous_whose_client_left_may_fail_quietly(
+    ends: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody is there to get the answer, and nothing is logged as an error."""
     server = Server()
     begun = threading.Event()
 
-    def endpoint(request: Request) -> Response:
+    def endpoint(request: Request) -> Any:
         begun.set()
         pause = threading.Event()
         while not request.is_disconnected:
             pause.wait(0.005)
-        raise LookupError("gone")
+        if ends == "raises":
+            raise LookupError("gone")
+        return "no response"
 
     async def leave() -> None:
         await anyio.to_thread.run_sync(begun.wait)
@@ -813,3 +818,47 @@ async def test_pump_started_twice_runs_once() -> None:
     await pump.aclose()
     assert ran == [False]
     assert await threads.aclose()
+
+
+@on_asyncio
+@pytest.mark.parametrize("what", ["stream", "upload"])
+async def test_request_that_is_thrown_away_leaves_nothing(what: str) -> None:
+    """An asynchronous stream, and an upload on its way to the disk."""
+    waits = anyio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def send(message: Message) -> None:
+        waits.set()
+        await anyio.sleep_forever()
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    messages = iter(body_messages(*[b"x" * 65536] * 40, b"end")[:-1] if what == "upload" else body_messages())
+    channel = Channel()
+
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        if what == "upload":
+            waits.set()
+            await anyio.sleep_forever()
+        return await channel.receive()
+
+    coro = Handler(endpoint, limits=SMALL)(http_scope(), receive, send)
+
+    @types.coroutine
+    def forward() -> Generator[Any, Any, None]:
+        yielded = coro.send(None)
+        while not waits.is_set():
+            yielded = coro.send((yield yielded))
+        coro.close()
+
+    files = open_files()
+    with anyio.fail_after(SECONDS):
+        with contextlib.suppress(RuntimeError):
+            await forward()
+        while open_files() != files:  # a thread may still be at the file
+            await anyio.sleep(0.001)

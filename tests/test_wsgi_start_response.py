@@ -243,9 +243,12 @@ def test_start_response_that_raises_leaves_no_cycle() -> None:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(10):
-            application()
-        assert gc.collect() == 0
+        found = []
+        for _ in range(3):
+            for _ in range(10):
+                application()
+            found.append(gc.collect())
+        assert min(found) == 0  # threads of other tests that end meanwhile leave something, too, but not each time
     finally:
         gc.enable()
 

@@ -73,6 +73,12 @@ _BUSY = (
     r"(?: [^\n]*\n)*trio\.BusyResourceError: [^\n]*\n"
 )
 
+_CLOSED = (
+    r"[^\n]* \[ERROR\] Error in ASGI application\nTraceback [^\n]*\n"
+    r"(?: [^\n]*\n)* +self\.writer\.write\(data\)\n"
+    r"(?: [^\n]*\n)*RuntimeError: [^\n]*<TCPTransport closed=True [^\n]*; the handler is closed\n"
+)
+
 
 def _hypercorn(worker: str, http2: bool) -> Kind:
     return Kind(
@@ -121,6 +127,9 @@ def _gunicorn(http2: bool) -> Kind:
             "{app}",
         ),
         http2=http2,
+        # It writes over HTTP/2 to a connection that the client has just closed, and takes what the transport of uvloop
+        # raises for an error of the application.
+        excused=_CLOSED if http2 else _NOTHING,
         # The worker would, but takes longer than the graceful timeout after which the master kills it.
         cuts_streams=False,
     )
