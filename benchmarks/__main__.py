@@ -63,7 +63,8 @@ class Run:
             figures = {}
             notes.append(f"skipped: {exc.name} is not installed")
         if self.rounds:
-            figures = {peer: [value * SCALES[workload.unit] for value in many] for peer, many in figures.items()}
+            scale = SCALES[workload.unit] / workload.per
+            figures = {peer: [value * scale for value in many] for peer, many in figures.items()}
         goals = judge(figures, workload.goals) if figures and self.rounds else []
         return Row(workload.name, workload.title, workload.unit, figures, goals, "; ".join(notes))
 

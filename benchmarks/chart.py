@@ -8,7 +8,25 @@ from html import escape
 
 from .report import OURS, Row, number
 
-CHARTED = ("hello", "hello-task", "inspect", "json", "count", "spool", "whole", "parts", "inflight", "import", "wire")
+CHARTED = (
+    "hello",
+    "hello-task",
+    "inspect",
+    "json",
+    "count",
+    "spool",
+    "whole",
+    "parts",
+    "thread",
+    "sync-parts",
+    "sync-download",
+    "wsgi-hello",
+    "wsgi-upload",
+    "wsgi-download",
+    "inflight",
+    "import",
+    "wire",
+)
 
 WIDTH = 920
 GAP = 36

@@ -30,8 +30,25 @@ README_PEERS = (
     "blacksheep",
     "django",
 )
-IN_README = ("hello", "inspect", "json", "count", "spool", "whole", "parts", "inflight", "import", "wire")
-BESIDE = ("anyio", "multidict", "uvloop", "trio", "uvicorn", "httptools", "pydantic", "asgiref")
+IN_README = (
+    "hello",
+    "inspect",
+    "json",
+    "count",
+    "spool",
+    "whole",
+    "parts",
+    "thread",
+    "sync-parts",
+    "sync-download",
+    "inflight",
+    "import",
+    "wire",
+)
+README_BRIDGES = (OURS, "asgiref", "a2wsgi")
+BRIDGES_IN_README = ("wsgi-hello", "wsgi-upload", "wsgi-download", "wsgi-upload-peak", "wsgi-download-peak")
+TABLES = ((IN_README, README_PEERS), (BRIDGES_IN_README, README_BRIDGES))
+BESIDE = ("a2wsgi", "anyio", "multidict", "uvloop", "trio", "uvicorn", "httptools", "pydantic", "asgiref")
 
 
 def conditions(what: str, rounds: int) -> dict[str, Any]:
@@ -140,15 +157,18 @@ def put_into_readme(readme: Path, folder: Path) -> None:
     runs = read(folder)
     if not runs or [text.count(mark) for mark in MARKS] != [1, 1]:
         raise ValueError(f"needs {folder / 'results.json'}, and {MARKS} in {readme}")
-    rows = [row for _, run in runs for row in run if OURS in row.figures and row.name in IN_README]
-    lines = [f"| | {' | '.join(README_PEERS)} |", f"|---|{'---:|' * len(README_PEERS)}"]
-    for row in rows:
-        cells = [number(row.median(peer)) if peer in row.figures else "" for peer in README_PEERS]
-        lines.append(f"| {row.title}, {row.unit} | {' | '.join(cells)} |")
+    lines: list[str] = []
+    for names, peers in TABLES:
+        rows = [row for _, run in runs for row in run if OURS in row.figures and row.name in names]
+        if not rows:
+            continue
+        lines += [f"| | {' | '.join(peers)} |", f"|---|{'---:|' * len(peers)}"]
+        for row in rows:
+            cells = [number(row.median(peer)) if peer in row.figures else "" for peer in peers]
+            lines.append(f"| {row.title}, {row.unit} | {' | '.join(cells)} |")
+        lines.append("")
     captions = [f"{described(facts)}\n" for facts, _ in runs]
-    figures = "\n".join(
-        [*lines, "", *captions, "", "![Medians of asgicore and its peers](benchmarks/results/results.svg)"]
-    )
+    figures = "\n".join([*lines, *captions, "", "![Medians of asgicore and its peers](benchmarks/results/results.svg)"])
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     readme.write_text(f"{before}{MARKS[0]}\n\n{figures}\n\n{MARKS[1]}{after}", encoding="utf-8")

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import logging
+import statistics
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -19,14 +20,18 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+from asgicore._threads import Threads
+
 from . import drive, shared
-from .apps import PEERS, App
+from .apps import PEERS, App, wsgi
 from .workloads import WORKLOADS, Message, Workload, WrongAnswerError, text, upload
 
 HEARTBEAT_SECONDS = 0.001
 TINY_BYTES = 8
 TINY = 300_000
 
+FRESH = Workload("sync-fresh", "", text(""), ())
+FIRST = Workload("first-byte", "", text(""), ())
 WAIT = Workload("wait", "", text(shared.HELLO), ())
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -37,7 +42,8 @@ class UnsupportedError(Exception):
 
 
 def build(peer: str, workload: str) -> App:
-    app = PEERS[peer].build(workload)
+    peers = wsgi.BRIDGES if workload.startswith("wsgi") else PEERS
+    app = peers[peer].build(workload)
     if app is None:
         raise UnsupportedError(f"{peer} has no {workload}")
     return app
@@ -65,18 +71,122 @@ def forget_peak() -> None:
         CLEAR_REFS.write_text("5")
 
 
-async def peak(peer: str, number: int) -> dict[str, float]:
-    """Peak memory over idle, in bytes, for one upload that is spooled and read back."""
-    app = build(peer, "spool")
-    big = upload("spool", "", number=number // shared.MESSAGE_BYTES, is_fresh=True)
+async def upload_peak(app: App, number: int) -> dict[str, float]:
+    """Peak memory over idle, in bytes, for one upload of ``number`` bytes."""
+    big = upload("upload", "", app="spool", number=number // shared.MESSAGE_BYTES, is_fresh=True)
     async with drive.lifespan(app):
         # Big enough to go to disk, so that what is loaded and started late is there when idle is taken.
-        await drive.check(app, upload("spool", "", number=32, is_fresh=True))
+        await drive.check(app, upload("upload", "", app="spool", number=32, is_fresh=True))
         gc.collect()
         forget_peak()
         idle = memory("VmRSS")
         await drive.check(app, big)
         return {"bytes": memory("VmHWM") - idle, "idle_bytes": idle}
+
+
+async def peak(peer: str, number: int) -> dict[str, float]:
+    """For an upload that is spooled and read back."""
+    return await upload_peak(build(peer, "spool"), number)
+
+
+async def wsgi_upload_peak(peer: str, number: int) -> dict[str, float]:
+    """For an upload that a WSGI application reads in pieces."""
+    return await upload_peak(build(peer, "wsgi-pieces"), number)
+
+
+class SlowReader(drive.Channel):
+    """A client that pauses after each MiB; counts what comes, and keeps nothing."""
+
+    __slots__ = ("number", "pause", "size", "start")
+
+    def __init__(self, pause: int = shared.MIB) -> None:
+        super().__init__(FRESH.body(), asyncio.Event)
+        self.start: Message = {}
+        self.size = self.number = 0
+        self.pause = pause
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+        else:
+            before = self.size
+            self.size += len(message.get("body", b""))
+            self.number += 1
+            if self.size // self.pause > before // self.pause:
+                await asyncio.sleep(0.001)
+        await super().send(message)
+
+
+async def download_peak(app: App, number: int) -> dict[str, float]:
+    """Peak memory over idle, in bytes, for one download of ``number`` bytes by a slow reader."""
+
+    async def download(size: int, parts: int) -> None:
+        shared.FRESH_BYTES, shared.FRESH_PARTS = size, parts
+        channel = SlowReader(16 * size)
+        await app(next(FRESH.scopes()), channel.receive, channel.send)
+        is_whole = channel.done.is_set() and channel.size == size * parts and channel.number >= parts
+        if channel.start.get("status") != 200 or not is_whole:
+            raise WrongAnswerError(f"{channel.start}, {channel.size:,} bytes in {channel.number:,} messages")
+
+    async with drive.lifespan(app):
+        # So small that the heap does not grow by it: what the big one takes then counts in full.
+        await download(64, 64)
+        gc.collect()
+        forget_peak()
+        idle = memory("VmRSS")
+        await download(shared.MESSAGE_BYTES, number // shared.MESSAGE_BYTES)
+        return {"bytes": memory("VmHWM") - idle, "idle_bytes": idle}
+
+
+async def sync_peak(peer: str, number: int) -> dict[str, float]:
+    """For a synchronous generator."""
+    return await download_peak(build(peer, "sync-fresh"), number)
+
+
+async def wsgi_download_peak(peer: str, number: int) -> dict[str, float]:
+    """For the iterable of a WSGI application."""
+    return await download_peak(build(peer, "wsgi-fresh"), number)
+
+
+# --- the first byte -------------------------------------------------------------------------------------
+
+
+class FirstByteChannel(drive.Channel):
+    """Notes when the first byte of the body comes, and keeps what comes."""
+
+    __slots__ = ("body", "first")
+
+    def __init__(self) -> None:
+        super().__init__(FIRST.body(), asyncio.Event)
+        self.first = 0.0
+        self.body = b""
+
+    async def send(self, message: Message) -> None:
+        if not self.body and message.get("body"):
+            self.first = perf_counter()
+        self.body += message.get("body", b"")
+        await super().send(message)
+
+
+async def first_byte(peer: str, number: int) -> dict[str, float]:
+    """Microseconds from a request, and from the first part of a synchronous generator, to the first byte."""
+    app, threads = build(peer, "first-byte"), Threads()
+    first, part, hop = [], [], []
+    async with drive.lifespan(app):
+        for _ in range(number):
+            channel, scope = FirstByteChannel(), next(FIRST.scopes())
+            shared.yielded.clear()
+            started = perf_counter()
+            await app(scope, channel.receive, channel.send)
+            if channel.body != shared.PART * 3 or not channel.done.is_set():
+                raise WrongAnswerError(f"{channel.body!r}")
+            first.append(channel.first - started)
+            part.append(channel.first - shared.yielded[0])
+            started = perf_counter()
+            await threads.run(shared.HELLO.encode)
+            hop.append(perf_counter() - started)
+    figures = {"first_us": first, "part_us": part, "hop_us": hop}
+    return {name: statistics.median(seconds) * 1e6 for name, seconds in figures.items()}
 
 
 # --- many requests in flight ----------------------------------------------------------------------------
@@ -245,6 +355,10 @@ KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "inflight": inflight,
     "cancel": cancel,
     "peak": peak,
+    "sync-peak": sync_peak,
+    "wsgi-download-peak": wsgi_download_peak,
+    "wsgi-upload-peak": wsgi_upload_peak,
+    "first-byte": first_byte,
     "stall": stall,
     "stall-buffered": stall_buffered,
     "fair-upload": fair_upload,
@@ -256,7 +370,7 @@ KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.fresh", description=__doc__)
     parser.add_argument("kind", choices=[*KINDS])
-    parser.add_argument("peer", choices=[*PEERS])
+    parser.add_argument("peer", choices=sorted({*PEERS, *wsgi.BRIDGES}))
     parser.add_argument("number", type=int, help="requests, bytes or repeats, whichever the kind has")
     parser.add_argument("--core", type=int, help="bind to this core")
     options = parser.parse_args(arguments)

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from . import shared
-from .apps import PEERS
+from .apps import PEERS, wsgi
 from .report import OURS, Row, Verdict, at_most, judge
-from .workloads import Goal
+from .workloads import STREAMERS, Goal
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE_SECONDS = 300
 MAX_STALL_MS = 5.0
 """Over the idle baseline of the same run."""
+
+HOP = "one hop"
+DOWNLOAD_NOTE = "parts of 64 KiB, each with bytes of its own; the reader pauses for 1 ms after each MiB"
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -55,7 +58,7 @@ def collect(kind: str, peers: Iterable[str], number: int, rounds: int, core: int
     for _ in range(rounds):
         for peer in list(results):
             result = child(kind, peer, number, core)
-            if "bytes" in result or "busy_ms" in result or "ms" in result:
+            if result and not result.keys() & {"failed", "skipped"}:
                 results[peer].append(result)
             else:
                 notes += [f"{peer}: {how} ({why})" for how, why in result.items()]
@@ -113,6 +116,44 @@ def peak(plan: Plan) -> list[Row]:
     note = "; ".join(["resident memory (RSS), 1 MiB threshold", *notes])
     return [
         Row("peak", "peak memory over idle, 64 MiB upload spooled", "MB", size, limit(size, f"{OURS}, MB,", 2.5), note)
+    ]
+
+
+def sync_peak(plan: Plan) -> list[Row]:
+    size = 2**26 if plan.is_quick else 2**30
+    peers = [peer for peer in plan.peers if peer in STREAMERS]
+    results, notes = collect("sync-peak", peers, size, plan.rounds, plan.core)
+    note = "; ".join([f"resident memory (RSS), {DOWNLOAD_NOTE}; Django would have all of it in memory", *notes])
+    figures = figures_of(results, "bytes", 1 / shared.MIB)
+    title = f"peak memory over idle, {size // shared.MIB:,} MiB from a synchronous generator, a slow reader"
+    return [Row("sync-peak", title, "MB", figures, limit(figures, f"{OURS}, MB,", 2.0), note)]
+
+
+def bridge_peak(kind: str, what: str, size: int, quick_size: int, note: str) -> Callable[[Plan], list[Row]]:
+    """A row of the memory of each WSGI bridge."""
+
+    def rows(plan: Plan) -> list[Row]:
+        number = quick_size if plan.is_quick else size
+        peers = [name for name in wsgi.BRIDGES if name in plan.peers or name not in PEERS]
+        results, notes = collect(kind, peers, number, plan.rounds, plan.core)
+        figures = figures_of(results, "bytes", 1 / shared.MIB)
+        title = f"peak memory over idle, WSGI {number // shared.MIB:,} MiB {what}"
+        return [Row(kind, title, "MB", figures, [], "; ".join([f"resident memory (RSS), {note}", *notes]))]
+
+    return rows
+
+
+def first_byte(plan: Plan) -> list[Row]:
+    peers = [peer for peer in plan.peers if peer in STREAMERS]
+    results, notes = collect("first-byte", peers, 100 if plan.is_quick else 1000, plan.rounds, plan.core)
+    first, part = figures_of(results, "first_us"), figures_of(results, "part_us")
+    if OURS in results:
+        first[HOP] = part[HOP] = [result["hop_us"] for result in results[OURS]]
+    note = "; ".join(["wall time; one hop is to a thread of asgicore's and back, with nothing to do", *notes])
+    goals = judge(part, (Goal(OURS, HOP, 1.0),)) if OURS in results else []
+    return [
+        Row("first-byte", "synchronous generator: request to first body byte", "µs", first, [], note),
+        Row("first-part", "synchronous generator: first part yielded to first body byte", "µs", part, goals, note),
     ]
 
 
@@ -192,6 +233,16 @@ KINDS: dict[str, Callable[[Plan], list[Row]]] = {
     "cancel": cancel,
     "import": imports,
     "peak": peak,
+    "sync-peak": sync_peak,
+    "wsgi-download-peak": bridge_peak("wsgi-download-peak", "download, a slow reader", 2**30, 2**26, DOWNLOAD_NOTE),
+    "wsgi-upload-peak": bridge_peak(
+        "wsgi-upload-peak",
+        "upload, read in pieces of 64 KiB",
+        shared.BIG_BYTES,
+        2**24,
+        "bridges that spool do so to disk, from 1 MiB (asgicore) or 64 KiB (asgiref)",
+    ),
+    "first-byte": first_byte,
     "stall": lag("stall", "worst lag of a heartbeat while 64 MiB spool to disk, a message a turn"),
     "stall-buffered": lag("stall-buffered", "worst lag of a heartbeat while 64 MiB spool to disk, all there already"),
     "fair-upload": lag("fair-upload", "worst lag of a heartbeat while 64 MiB are streamed that are all there already"),

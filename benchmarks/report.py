@@ -80,6 +80,11 @@ def judge(figures: Mapping[str, Sequence[float]], goals: Sequence[Goal]) -> list
     """Hold the figures against the goals."""
     verdicts = []
     for goal in goals:
+        if not goal.reference:
+            label = f"{goal.ours} ≤ {goal.limit:g}"
+            value = statistics.median(figures[goal.ours]) if goal.ours in figures else None
+            verdicts.append(Verdict(label, value, None if value is None else value <= goal.limit))
+            continue
         reference: str | None = goal.reference
         if reference == "best":
             peers = [peer for peer in figures if not is_ours(peer) and peer != "raw"]

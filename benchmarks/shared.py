@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import cache
 from tempfile import SpooledTemporaryFile
+from time import perf_counter
 from typing import Any, BinaryIO
 
 KIB = 2**10
@@ -19,6 +20,9 @@ LIMIT_BYTES = 128 * MIB
 HELLO = "Hello, world!"
 PART = b"p" * 64
 PARTS = 20_000
+BLOCK = bytes(range(256)) * (MESSAGE_BYTES // 256)
+FRESH_BYTES = MESSAGE_BYTES
+FRESH_PARTS = 2**30 // FRESH_BYTES
 
 HEADER_NAMES = ("host", "user-agent", "accept-language")
 QUERY_NAMES = tuple(f"field{index}" for index in range(10))
@@ -45,6 +49,46 @@ async def parts() -> AsyncIterator[bytes]:
     part = PART
     for _ in range(PARTS):
         yield part
+
+
+def sync_parts() -> Iterator[bytes]:
+    """The parts of the streaming response, from a synchronous generator."""
+    part = PART
+    for _ in range(PARTS):
+        yield part
+
+
+def sync_download() -> Iterator[bytes]:
+    """The body of the 64 MiB response, in parts."""
+    block = BLOCK
+    for _ in range(MESSAGES):
+        yield block
+
+
+def sync_fresh() -> Iterator[bytes]:
+    """Parts with bytes of their own, for figures of memory."""
+    for index in range(FRESH_PARTS):
+        yield b"%c" % (index & 127) * FRESH_BYTES
+
+
+yielded: list[float] = []
+"""When the generator of "first-byte" had its first part."""
+
+
+def sync_first() -> Iterator[bytes]:
+    yielded.append(perf_counter())
+    yield PART
+    yield PART
+    yield PART
+
+
+GENERATORS = {
+    "sync-parts": sync_parts,
+    "sync-download": sync_download,
+    "sync-fresh": sync_fresh,
+    "first-byte": sync_first,
+}
+"""Synchronous generators, by the name of the workload that streams them."""
 
 
 async def count(stream: AsyncIterable[bytes]) -> int:

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import Peer, hops
+from .apps import Peer, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -41,7 +41,10 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Goal:
-    """``ours`` takes at most ``limit`` times what ``reference`` takes; a reference of ``"best"`` is the best peer."""
+    """``ours`` takes at most ``limit`` times what ``reference`` takes.
+
+    A reference of ``"best"`` is the best peer; with an empty one ``limit`` is the figure itself.
+    """
 
     ours: str
     reference: str
@@ -55,6 +58,8 @@ class Workload:
     check: Callable[[list[Message]], None]
     goals: tuple[Goal, ...]
     unit: str = "µs"
+    per: int = 1
+    """A figure is for one of so many things that a request does."""
     method: str = "GET"
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     query: bytes = b""
@@ -131,8 +136,14 @@ def check_inspect(sent: list[Message]) -> None:
 def check_whole(sent: list[Message]) -> None:
     if body_of(sent) != shared.whole():
         raise WrongAnswerError("another body")
-    if max(len(message["body"]) for message in sent[1:]) > shared.MESSAGE_BYTES:
+    if max(len(message.get("body", b"")) for message in sent[1:]) > shared.MESSAGE_BYTES:
         raise WrongAnswerError("a message of more than 64 KiB")
+
+
+def check_download(sent: list[Message]) -> None:
+    check_whole(sent)
+    if len(sent) < shared.MESSAGES:
+        raise WrongAnswerError("the parts did not go out one by one")
 
 
 def check_parts(sent: list[Message]) -> None:
@@ -176,6 +187,13 @@ def upload(
 
 HOP_GOALS = (Goal("asgicore", "anyio.to_thread", 0.7),)
 HOP_NOTE = "Threads.run in a bare ASGI function"
+
+# "notify" streams in the same way.
+STREAMERS = ("raw", "asgicore", "starlette-pair", "starlette", "fastapi", "litestar", "quart", "django")
+STREAMERS_NOTE = (
+    "peers that take no synchronous generator, or run it on the loop, are left out; raw is a run_in_executor for "
+    "each part; Django has the whole of it in memory before the first part goes out"
+)
 
 HELLO_GOALS = (
     Goal("asgicore", "falcon", 1.0),
@@ -237,6 +255,54 @@ WORKLOADS = {
             app="hello",
             loop="trio",
             peers=("raw", "asgicore", "asgicore-notify", "starlette-pair", "starlette"),
+        ),
+        Workload(
+            "thread",
+            "sync endpoint in a thread",
+            text(shared.HELLO),
+            (Goal("asgicore", "falcon", 0.9),),
+            note="Falcon by its sync_to_async, baize by its run_in_threadpool, raw by run_in_executor; peers that run "
+            "it on the loop are left out",
+        ),
+        Workload(
+            "sync-parts",
+            "20,000 tiny parts from a synchronous generator: each part",
+            check_parts,
+            (Goal("asgicore", "", 5.0),),
+            per=shared.PARTS,
+            peers=STREAMERS,
+            note=STREAMERS_NOTE,
+        ),
+        Workload(
+            "sync-download",
+            "64 MiB from a synchronous generator, 64 KiB parts",
+            check_download,
+            (Goal("asgicore", "starlette", 0.2),),
+            unit="ms",
+            peers=STREAMERS,
+            note=STREAMERS_NOTE,
+        ),
+        Workload(
+            "wsgi-hello",
+            "WSGI hello",
+            text(shared.HELLO),
+            (Goal("asgicore", "best", 0.35),),
+            own_peers=tuple(wsgi.BRIDGES.values()),
+        ),
+        upload(
+            "wsgi-upload",
+            "WSGI 64 MiB upload, read() by the application",
+            (Goal("asgicore", "best", 0.7),),
+            unit="ms",
+            own_peers=tuple(wsgi.BRIDGES.values()),
+        ),
+        Workload(
+            "wsgi-download",
+            "WSGI 64 MiB download, streamed in 64 KiB parts",
+            check_download,
+            (Goal("asgicore", "best", 0.2),),
+            unit="ms",
+            own_peers=tuple(wsgi.BRIDGES.values()),
         ),
         Workload(
             "hop",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baize.asgi import JSONResponse, PlainTextResponse, Request, Response, Router, StreamResponse, request_response
+from baize.concurrency import run_in_threadpool
 
 from .. import shared
 from . import App
@@ -49,6 +50,14 @@ async def wait(request: Request) -> Response:
     return PlainTextResponse(shared.HELLO)
 
 
+def work() -> str:
+    return shared.HELLO
+
+
+async def thread(request: Request) -> Response:
+    return PlainTextResponse(await run_in_threadpool(work))
+
+
 VIEWS = {
     "hello": hello,
     "inspect": inspect,
@@ -58,6 +67,7 @@ VIEWS = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
 }
 
 

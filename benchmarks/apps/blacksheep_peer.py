@@ -68,6 +68,8 @@ HANDLERS = {
 
 
 def build(workload: str, variant: str) -> App | None:
+    if workload not in HANDLERS:
+        return None
     app = Application(router=Router())
     add = app.router.post if workload in ("json", "count", "spool", "kept") else app.router.get
     add(f"/{workload}")(HANDLERS[workload])

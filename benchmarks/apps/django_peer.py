@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -71,7 +72,20 @@ async def wait(request: Any) -> HttpResponse:
     return HttpResponse(shared.HELLO, content_type=TEXT)
 
 
-VIEWS = {
+def thread(request: Any) -> HttpResponse:
+    return HttpResponse(shared.HELLO, content_type=TEXT)
+
+
+def streamed(parts: Callable[[], Iterator[bytes]]) -> Callable[[Any], Any]:
+    """Read as a whole, in a thread, before the first byte goes out; Django warns of that."""
+
+    async def view(request: Any) -> Any:
+        return StreamingHttpResponse(parts(), content_type=TEXT)
+
+    return view
+
+
+VIEWS: dict[str, Callable[[Any], Any]] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
@@ -81,10 +95,14 @@ VIEWS = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
+    **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
 }
 
 
 def build(workload: str, variant: str) -> App | None:
+    if workload == "sync-fresh":
+        return None  # A gigabyte in memory is more than some machines have.
     # One workload at a time, so one route at a time.
     urls: Any = ModuleType("urls")
     urls.urlpatterns = [path(workload, VIEWS[workload])]

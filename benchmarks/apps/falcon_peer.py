@@ -6,6 +6,7 @@ from typing import Any
 
 import falcon
 import falcon.asgi
+from falcon.util import sync_to_async
 
 from .. import shared
 from . import App
@@ -64,6 +65,18 @@ class Wait:
         resp.text = shared.HELLO
 
 
+def work() -> str:
+    return shared.HELLO
+
+
+class Thread:
+    """Responders are coroutine functions; what is synchronous is for ``sync_to_async``."""
+
+    async def on_get(self, req: Any, resp: Any) -> None:
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = await sync_to_async(work)
+
+
 RESOURCES = {
     "hello": Hello,
     "inspect": Inspect,
@@ -73,6 +86,7 @@ RESOURCES = {
     "parts": Parts,
     "wait": Wait,
     "kept": Kept,
+    "thread": Thread,
 }
 
 

@@ -60,6 +60,10 @@ async def wait() -> str:
     return shared.HELLO
 
 
+def thread() -> str:
+    return shared.HELLO
+
+
 def build(workload: str, variant: str) -> App | None:
     app = FastAPI()
     path = f"/{workload}"
@@ -67,8 +71,16 @@ def build(workload: str, variant: str) -> App | None:
         app.get(path)(inspect)
     elif workload == "parts":
         app.get(path)(parts)
-    elif workload in ("hello", "wait"):
-        app.get(path, response_class=PlainTextResponse)({"hello": hello, "wait": wait}[workload])
+    elif workload in shared.GENERATORS:
+        generator = shared.GENERATORS[workload]
+
+        @app.get(path)
+        async def streamed() -> StreamingResponse:
+            return StreamingResponse(generator(), media_type="text/plain")
+
+    elif workload in ("hello", "wait", "thread"):
+        view: Any = {"hello": hello, "wait": wait, "thread": thread}[workload]
+        app.get(path, response_class=PlainTextResponse)(view)
     elif workload in ("json", "count", "spool", "kept"):
         endpoint: Any = {"json": json, "count": count, "spool": spool, "kept": kept}[workload]
         app.post(path, response_class=PlainTextResponse)(endpoint)

@@ -1,6 +1,7 @@
 """Litestar: route handlers with declared data and media types."""
 
 # No postponed annotations: Litestar evaluates them.
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, get, post
@@ -57,7 +58,20 @@ async def wait() -> str:
     return shared.HELLO
 
 
-HANDLERS = {
+@get("/thread", media_type=MediaType.TEXT, sync_to_thread=True)
+def thread() -> str:
+    return shared.HELLO
+
+
+def streamed(path: str, parts: Callable[[], Iterator[bytes]]) -> Any:
+    @get(path)
+    async def endpoint() -> Stream:
+        return Stream(parts(), media_type="text/plain")
+
+    return endpoint
+
+
+HANDLERS: dict[str, Any] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
@@ -66,6 +80,8 @@ HANDLERS = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
+    **{name: streamed(f"/{name}", parts) for name, parts in shared.GENERATORS.items()},
 }
 
 

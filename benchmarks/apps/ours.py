@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from asgicore import Handler, JSONResponse, Limits, Request, Response, StreamingResponse
+from collections.abc import Callable, Iterator
+
+from asgicore import Endpoint, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
 
 from .. import shared
 from . import App
@@ -55,7 +57,18 @@ async def kept(request: Request) -> Response:
     return Response(str(file.seek(0, 2)))
 
 
-ENDPOINTS = {
+def thread(request: Request) -> Response:
+    return Response(shared.HELLO)
+
+
+def streamed(parts: Callable[[], Iterator[bytes]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    return endpoint
+
+
+ENDPOINTS: dict[str, Endpoint] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
@@ -65,6 +78,8 @@ ENDPOINTS = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
+    **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from quart import Quart, Response, request
@@ -51,6 +52,17 @@ async def wait() -> Response:
     return Response(shared.HELLO, content_type=TEXT)
 
 
+def thread() -> Response:
+    return Response(shared.HELLO, content_type=TEXT)
+
+
+def streamed(parts: Callable[[], Iterator[bytes]]) -> Callable[[], Any]:
+    async def view() -> Any:
+        return parts(), {"content-type": TEXT}
+
+    return view
+
+
 VIEWS: dict[str, Any] = {
     "hello": hello,
     "inspect": inspect,
@@ -60,6 +72,8 @@ VIEWS: dict[str, Any] = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
+    **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
 }
 
 

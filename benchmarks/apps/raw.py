@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as jsonlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -94,6 +95,26 @@ async def wait(scope: Any, receive: Any, send: Any) -> None:
     await answer(send, shared.HELLO.encode())
 
 
+async def thread(scope: Any, receive: Any, send: Any) -> None:
+    body = await asyncio.get_running_loop().run_in_executor(None, shared.HELLO.encode)
+    await answer(send, body)
+
+
+def streamed(parts: Callable[[], Iterator[bytes]]) -> App:
+    """A hop for each part, as most have it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])  # or all parts would go to whoever asks for the lifespan
+        run, generator = asyncio.get_running_loop().run_in_executor, parts()
+        await send({"type": "http.response.start", "status": 200, "headers": [TEXT]})
+        while part := await run(None, next, generator, b""):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return app
+
+
 APPS = {
     "hello": hello,
     "inspect": inspect,
@@ -104,8 +125,10 @@ APPS = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
+    **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
 }
 
 
 def build(workload: str, variant: str) -> App | None:
-    return APPS[workload]
+    return APPS.get(workload)

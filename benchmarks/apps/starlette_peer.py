@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -54,7 +56,18 @@ async def wait(request: Request) -> Response:
     return PlainTextResponse(shared.HELLO)
 
 
-ENDPOINTS = {
+def thread(request: Request) -> Response:
+    return PlainTextResponse(shared.HELLO)
+
+
+def streamed(parts: Callable[[], Iterator[bytes]]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts(), media_type="text/plain")
+
+    return endpoint
+
+
+ENDPOINTS: dict[str, Callable[[Request], Any]] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
@@ -63,6 +76,8 @@ ENDPOINTS = {
     "parts": parts,
     "wait": wait,
     "kept": kept,
+    "thread": thread,
+    **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
 }
 
 
@@ -77,4 +92,8 @@ def build(workload: str, variant: str) -> App | None:
         response = await endpoint(Request(scope, receive))
         await response(scope, receive, send)
 
-    return pair
+    async def threaded_pair(scope: Any, receive: Any, send: Any) -> None:
+        response = await run_in_threadpool(endpoint, Request(scope, receive))
+        await response(scope, receive, send)
+
+    return threaded_pair if workload == "thread" else pair
