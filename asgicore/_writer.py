@@ -25,8 +25,10 @@ from .errors import (
 )
 from .types import RawHeaders, Send
 
-# The clock is looked at after this many bytes: for parts of 64 bytes that is every 64th.
-_CLOCK_BYTES: Final = 4096
+# The clock is looked at after this many bytes, of which each part costs some however short it is: for parts of 64 bytes
+# that is every 64th, for parts of one byte every 126th.
+_CLOCK_BYTES: Final = 8192
+_PART_BYTES: Final = 64
 
 _IDLE = ResponseState.IDLE
 _BODY = ResponseState.BODY
@@ -251,8 +253,8 @@ class Writer:
             async for part in parts:
                 # The usual part, with as few operations as can be: for small parts they are most of the cost.
                 # One that is empty, large, due to be counted or to have the clock looked at takes the other way.
-                if type(part) is bytes:
-                    room -= len(part) or _CLOCK_BYTES
+                if type(part) is bytes and part:
+                    room -= len(part) + _PART_BYTES
                     if room > 0:
                         try:
                             await send({"type": "http.response.body", "body": part, "more_body": True})
