@@ -122,7 +122,7 @@ class Handler:
             raise ValueError("a synchronous endpoint runs when its body is here; leave out body='stream'")
         self.endpoint = endpoint
         self._owns_threads = threads is None
-        self.threads = Threads() if threads is None else threads
+        self.threads: Threads = Threads() if threads is None else threads
         """Where synchronous code runs; tells how many threads are ``in_use`` and how many requests ``waiting``."""
         self.limits = limits
         self.debug = debug

@@ -56,11 +56,13 @@ class _Worker(threading.Thread):
     def __init__(self, threads: Threads, job: Job[Any]) -> None:
         more: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
         super().__init__(name=f"asgicore-{next(_numbers)}", daemon=True, **more)
-        self.idle, self.living, self.idle_seconds = threads.idle, threads.living, threads.idle_seconds
+        self.idle: dict[_Worker, None] = threads.idle
+        self.living: set[_Worker] = threads.living
+        self.idle_seconds: float = threads.idle_seconds
         self.given: tuple[Threads, Job[Any]] | None = (threads, job)
-        self.is_last = False
+        self.is_last: bool = False
         # Released when there is a job, or when there is none because this is the end.
-        self.wake = threading.Lock()
+        self.wake: threading.Lock = threading.Lock()
         self.wake.acquire()
 
     def run(self) -> None:
@@ -135,9 +137,9 @@ class Threads:
                 "Threads takes max_threads of at least 1, max_waiting and idle_seconds of at least 0; "
                 f"not {max_threads!r}, {max_waiting!r} and {idle_seconds!r}"
             )
-        self.max_threads = max_threads
-        self.max_waiting = max_waiting
-        self.idle_seconds = min(idle_seconds, threading.TIMEOUT_MAX)
+        self.max_threads: int = max_threads
+        self.max_waiting: int | None = max_waiting
+        self.idle_seconds: float = min(idle_seconds, threading.TIMEOUT_MAX)
         self._executor = executor
         self._is_closed = False
         _all.add(self)

@@ -26,9 +26,9 @@ from .errors import (
 from .types import RawHeaders, Send
 
 # The clock is looked at after this many bytes, of which each part costs some however short it is: for parts of 64 bytes
-# that is every 42nd, for parts of one byte every 63rd.
+# that is every 32nd, for parts of one byte every 42nd.
 _CLOCK_BYTES: Final = 8192
-_PART_BYTES: Final = 128
+_PART_BYTES: Final = 192
 
 _IDLE = ResponseState.IDLE
 _BODY = ResponseState.BODY

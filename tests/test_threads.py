@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, ContextVar, Token, copy_context
 from functools import partial
+from importlib.util import find_spec
 from time import monotonic
 from typing import Any
 
@@ -130,7 +131,7 @@ STEERING: list[Any] = [
     StopAsyncIteration,
     GeneratorExit,
     asyncio.CancelledError,
-    trio_cancelled,
+    pytest.param(trio_cancelled, marks=pytest.mark.skipif(not find_spec("trio"), reason="needs the extra 'trio'")),
 ]
 
 

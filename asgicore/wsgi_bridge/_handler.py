@@ -62,7 +62,7 @@ class FileWrapper:
         self.filelike = filelike
         self.block_size = block_size
         if hasattr(filelike, "close"):
-            self.close = filelike.close
+            self.close: Callable[[], object] = filelike.close
 
     def __iter__(self) -> Iterator[bytes]:
         while block := self.filelike.read(self.block_size):
