@@ -20,7 +20,6 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextlib import suppress
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -63,6 +62,11 @@ def _of_the_client(exc: Exception) -> Exception:
         while isinstance(error, ExceptionGroup):
             error = cast("Any", error).exceptions[0]
     return cast("Exception", error)
+
+
+def _closing() -> HTTPError:
+    """What a request is answered with that the handler's closing cuts short."""
+    return HTTPError(503, headers={"retry-after": "1"})
 
 
 class Handler:
@@ -270,7 +274,7 @@ class Handler:
             self._forget(exchange)
         if exchange.is_ending:
             exchange.refuse_body()
-            raise HTTPError(503, headers={"retry-after": "1"})
+            raise _closing()
 
     def _forget(self, exchange: Exchange) -> None:
         self._waiting.discard(exchange)
@@ -393,7 +397,7 @@ class Handler:
         if exchange.is_open:
             await exchange({"type": "http.response.body", "body": b"", "more_body": False})
         elif not exchange.is_started:
-            response = self.handle_http_error(exchange.request, HTTPError(503, headers={"retry-after": "1"}))
+            response = self.handle_http_error(exchange.request, _closing())
             await self.send_response(response, exchange)
         else:
             raise ResponseStateError("the handler was closed within a response of declared length")
@@ -521,10 +525,18 @@ class Handler:
 
     async def _close_lost(self, job: Job[Any]) -> None:
         """Close the response of an endpoint whose client left while it ran."""
-        with suppress(BaseException):
+        try:
             lost = job.take()
-            if isinstance(lost, Response):
-                await run_shielded(lost.aclose(), self.limits.close_timeout_seconds)
+        except Exception:
+            return  # it raised, which is on its way already or is told to nobody
+        if isinstance(lost, Response):
+            await run_shielded(self._close_unseen(lost), self.limits.close_timeout_seconds)
+
+    async def _close_unseen(self, response: Response) -> None:
+        try:
+            await response.aclose()
+        except Exception as exc:
+            logger.info("closing a response whose client had left failed", exc_info=exc)
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         """Return, or raise :class:`ClientDisconnectedError`, when the client has left, and not before.

@@ -187,7 +187,7 @@ def _quoted_string(text: str) -> tuple[str, str]:
 
 # RFC 9112 section 6 and RFC 9113 section 8.2.2: how the message is framed and what becomes of the connection is
 # the server's business; an application that says something else splits the response.
-_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding"})
+HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding"})
 
 # Names that skip validation because it was done here, once. Never filled from applications' input.
 _NAMES: Final = {
@@ -220,7 +220,7 @@ def encode_name(name: object) -> bytes:
     if not _grammar.TOKEN.fullmatch(name):
         raise InvalidHeaderError(name, "the name may hold only letters, digits and !#$%&'*+-.^_`|~")
     lower = name.lower()
-    if lower in _HOP_BY_HOP:
+    if lower in HOP_BY_HOP:
         raise InvalidHeaderError(name, "set by the server, which frames the message; leave it out")
     return lower.encode("ascii")
 

@@ -234,16 +234,10 @@ class Writer:
             ClientDisconnectedError: The client left.
             BaseException: What ``parts`` raises; the response is then not ended.
         """
-        if self.state is not _IDLE:
-            self._after(ResponseEvent.START, "http.response.start")
-        self._begin(status, headers)
+        self._open(status, headers)
         if not self._silent and isinstance(parts, Startable):
             parts.start()
-        self.state = _BODY
-        if self.closes_connection:
-            headers = [*headers, _CLOSE]
-        await self._put({"type": "http.response.start", "status": status, "headers": headers})
-        self._is_start_taken = True
+        await self._send_start(status, headers)
         if not self._silent:
             send = self._send
             counted = self._length is not None
@@ -285,13 +279,8 @@ class Writer:
 
         Source: ASGI extension "http.response.pathsend".
         """
-        if self.state is not _IDLE:
-            self._after(ResponseEvent.START, "http.response.start")
-        self._begin(status, headers)
-        self.state = _BODY
-        if self.closes_connection:
-            headers = [*headers, _CLOSE]
-        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        self._open(status, headers)
+        await self._send_start(status, headers)
         self.state = DONE
         if self._silent:
             await self._put({"type": "http.response.body", "body": b"", "more_body": False})
@@ -312,6 +301,18 @@ class Writer:
         if cuts_all or len(part) > self._chunk_size:
             part = await self._send_chunks(chunks(part))
         await self._put({"type": "http.response.body", "body": part, "more_body": True})
+
+    def _open(self, status: int, headers: RawHeaders) -> None:
+        if self.state is not _IDLE:
+            self._after(ResponseEvent.START, "http.response.start")
+        self._begin(status, headers)
+
+    async def _send_start(self, status: int, headers: RawHeaders) -> None:
+        self.state = _BODY
+        if self.closes_connection:
+            headers = [*headers, _CLOSE]
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        self._is_start_taken = True
 
     def _begin(self, status: int, headers: RawHeaders) -> None:
         """Learn from the head what may follow it."""

@@ -306,6 +306,38 @@ async def test_endpoint_synchronous_whose_client_left_may_fail_quietly(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_endpoint_synchronous_whose_lost_response_fails_to_close_is_quiet(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What goes wrong with a response that nobody saw is told, and is no error."""
+    caplog.set_level(logging.INFO)
+    server = Server()
+    begun = threading.Event()
+
+    class Failing(Response):
+        async def aclose(self) -> None:
+            raise LookupError("not closed")
+
+    def endpoint(request: Request) -> Response:
+        begun.set()
+        pause = threading.Event()
+        while not request.is_disconnected:
+            pause.wait(0.005)
+        return Failing()
+
+    async def leave() -> None:
+        await anyio.to_thread.run_sync(begun.wait)
+        server.disconnect()
+
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(leave)
+            await Handler(endpoint)(http_scope(), server.receive, server.send)
+    assert server.sent == []
+    assert "closing a response" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_endpoints_beyond_the_queue_get_a_503() -> None:
     """At once, with retry-after, while those that have a place are served in order."""
     release = threading.Event()

@@ -31,9 +31,11 @@ from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 
+from .. import _headers
 from .._writer import Writer
 from ..errors import ClientDisconnectedError, ResponseStateError
 from ..types import Message, Receive, Scope, Send
+from . import _start_response
 from ._scope import body_length, build_scope
 
 __all__ = ["WSGIApplication", "as_wsgi"]
@@ -51,12 +53,7 @@ _CANCEL_SECONDS: Final = 1.0
 
 # What is said about the connection is the server's to say: PEP 3333 lets no application do it, and some servers
 # fail on it.
-_HOP_BY_HOP: Final = frozenset(
-    {
-        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
-        *(b"te", b"trailers", b"transfer-encoding", b"upgrade"),
-    }
-)
+_HOP_BY_HOP: Final = _start_response.HOP_BY_HOP | {name.encode() for name in _headers.HOP_BY_HOP}
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 

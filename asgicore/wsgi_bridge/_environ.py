@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from .._headers import _KNOWN
 from .._target import _PATH_SAFE, address, split_root_path
 from ..types import Scope
 
@@ -23,19 +24,7 @@ _CONTENT_LENGTH: Final = "CONTENT_LENGTH"
 
 # What the names that nearly every request has become; "" for what is dropped. Never filled from requests: a client
 # must not be able to grow it.
-_KEYS: Final = {
-    name.encode(): "HTTP_" + name.upper().replace("-", "_")
-    for name in (
-        "accept accept-charset accept-encoding accept-language access-control-request-headers "
-        "access-control-request-method authorization cache-control connection content-disposition "
-        "content-encoding content-language cookie date dnt expect forwarded from "
-        "host if-match if-modified-since if-none-match if-range if-unmodified-since last-event-id link "
-        "max-forwards origin pragma priority range referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform "
-        "sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc te trailer transfer-encoding "
-        "upgrade upgrade-insecure-requests user-agent via x-api-key x-csrf-token x-csrftoken x-forwarded-for "
-        "x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id x-requested-with"
-    ).split()
-} | {
+_KEYS: Final = {raw: "HTTP_" + name.upper().replace("-", "_") for raw, name in _KNOWN.items()} | {
     # RFC 3875 sections 4.1.2 and 4.1.3.
     b"content-type": "CONTENT_TYPE",
     b"content-length": _CONTENT_LENGTH,

@@ -15,7 +15,6 @@ Source: PEP 3333.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import stat
@@ -25,6 +24,7 @@ from functools import partial
 from io import BytesIO
 from typing import IO, Any, Final, Literal, TypeAlias, cast
 
+from .._callables import is_async_callable
 from .._handler import Handler
 from .._lifespan import Lifespan
 from .._pump import Put
@@ -120,7 +120,7 @@ class WSGIHandler(Handler):
     ) -> None:
         if not callable(app):
             raise TypeError(f"WSGIHandler takes a WSGI application, not {app!r}")
-        if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004
+        if is_async_callable(app):
             raise TypeError(f"{app!r} is asynchronous, so no WSGI application; an ASGI application needs no bridge")
         super().__init__(body=body, limits=limits, lifespan=lifespan, threads=threads, debug=debug)
         self.app = app

@@ -34,7 +34,7 @@ _KNOWN: Final = {f"{status.value} {status.phrase}": status.value for status in H
 
 # PEP 3333 "Other HTTP Features" leaves the hop-by-hop features of RFC 2616 section 13.5.1 to the server; the rest of
 # them is refused for every response.
-_HOP_BY_HOP: Final = frozenset({b"proxy-authenticate", b"proxy-authorization", b"te", b"trailers", b"upgrade"})
+HOP_BY_HOP: Final = frozenset({b"proxy-authenticate", b"proxy-authorization", b"te", b"trailers", b"upgrade"})
 
 
 def parse_status(status: object) -> int:
@@ -123,7 +123,7 @@ class StartResponse:
             raw_name = _TITLED.get(name) if type(name) is str else None
             if raw_name is None:
                 raw_name = encode_name(name)
-                if raw_name in _HOP_BY_HOP:
+                if raw_name in HOP_BY_HOP:
                     raise InvalidHeaderError(name, "set by the server, which owns the connection; leave it out")
             # Blanks around a value do not belong to it (RFC 9110 section 5.5); WSGI servers have always cut them.
             raw_value = encode_value(name, value.strip(" \t") if type(value) is str else value)
