@@ -161,7 +161,7 @@ class Handler:
         self._scope_around: Callable[[Any], Cancellation] = ScopeAround
         # What the engine calls; a bridge whose hooks take other arguments puts its own there.
         self._open: Callable[[Scope, Body], tuple[Any, Response | None]] = self.create_request
-        self._send: Callable[[Response, Exchange], Awaitable[None]] = self.send_response
+        self._deliver: Callable[[Response, Exchange], Awaitable[None]] = self.send_response
         self._refuse: Callable[[Any, HTTPError], Response] = self.handle_http_error
         self._fail: Callable[[Any, Exception], Response] = self.handle_uncaught_exception
 
@@ -339,7 +339,7 @@ class Handler:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             if self._sends_itself:
-                await self._send(response, exchange)
+                await self._deliver(response, exchange)
                 if not exchange.is_done:
                     raise ResponseStateError("send_response returned before the final message was sent")
             elif self._cuts_itself or isinstance(response, StreamingResponse) or len(response.body) > self.chunk_size:
@@ -352,7 +352,7 @@ class Handler:
                 raise
             response = self._answer(exchange, exc)
             exchange.take(response)
-            await self._send(response, exchange)
+            await self._deliver(response, exchange)
 
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
@@ -414,7 +414,7 @@ class Handler:
         elif not exchange.is_started:
             response = self._refuse(exchange.request, _closing())
             exchange.take(response)
-            await self._send(response, exchange)
+            await self._deliver(response, exchange)
         else:
             raise ResponseStateError("the handler was closed within a response of declared length")
 

@@ -196,7 +196,7 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
         """The threads that synchronous code runs in: ``alive``, ``in_use``, ``waiting`` and ``max_workers``."""
         self._outer_scope, self._scope_around = no_scope, CancelOnce
         self._get_response = self._serve
-        self._open, self._send = self._check_head, self._send_answer
+        self._open, self._deliver = self._check_head, self._send_answer
         self._refuse, self._fail = self._answer_http_error, self._answer_uncaught
         setting_changed.connect(self._setting_changed)
         self._tells_of_ends = self._is_told_of_ends
