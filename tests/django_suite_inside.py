@@ -70,10 +70,11 @@ class Swap:
         ]
         classes: list[type[Any]] = [stock for stock in self._stock if isinstance(stock, type)]
         ours = tuple(own for own in self._ours if isinstance(own, type))
+        bases = {base for own in ours for base in own.__mro__}
         while classes:
             for derived in classes.pop().__subclasses__():
                 of_bridge = derived.__module__.partition(".")[0] == self._package
-                if not of_bridge and not issubclass(derived, ours):
+                if not of_bridge and derived not in bases and not issubclass(derived, ours):
                     found.append(f"{derived.__module__}.{derived.__qualname__}")
                 classes.append(derived)
         return sorted(set(found))
