@@ -106,7 +106,7 @@ DIFFERENCES = [
     Difference("extra", "messages after the body that say nothing are ignored, where Django asserts"),
     Difference("closing", "request, response and body are closed, and request_finished is sent, on every exit"),
     Difference("streams", "what is synchronous is sent part by part, where Django reads all of it before"),
-    Difference("failing receivers", "a request_started receiver that raises is answered with 500, not raised"),
+    Difference("errors", "what is raised before the response has begun is logged and answered with 500, not raised"),
     Difference("scopes", "lifespan and websocket are answered, unless strict"),
     Difference("6.1", "root_path and cookies of several fields as in Django 6.1, on 5.2 too"),
     Difference("addresses", "a unix socket has SERVER_PORT 0, where Django writes None"),

@@ -446,7 +446,7 @@ async def test_exit_after_a_create_request_that_raises_is_answered_and_closed(
 async def test_exit_after_a_started_receiver_that_raises_is_a_500(
     is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Difference "failing receivers": the error is logged once and answered, and the end of the request is told."""
+    """Difference "errors": the error is logged once and answered, and the end of the request is told."""
     diary = Diary()
 
     def fail(**arguments: Any) -> None:
