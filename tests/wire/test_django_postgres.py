@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,10 @@ class Database:
     def is_quiet(self) -> bool:
         """Whether no backend runs a query or is within a transaction."""
         return set(self.backends().values()) <= {"idle"}
+
+    def lacks(self, backends: set[int]) -> bool:
+        """Whether none of these is there any more."""
+        return not backends & set(self.backends())
 
     def sessions(self) -> list[int]:
         """Every backend that there ever was, in order."""
@@ -185,7 +190,7 @@ async def test_connections_that_the_database_closed_are_replaced(database: Datab
             gone = set(database.backends())
             assert gone
             database.observer.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [list(gone)])
-            eventually(lambda gone=gone: not gone & set(database.backends()), "the backends are gone")
+            eventually(partial(database.lacks, gone), "the backends are gone")
             for path in CHECKS:
                 assert CHECKS[path](client.get(path)), path
             assert database.backends()

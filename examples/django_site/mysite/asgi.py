@@ -23,7 +23,7 @@ The site is kept in SQLite beside ``manage.py``. With PostgreSQL (``pip install 
 
 import os
 
-from django.core.asgi import get_asgi_application
+from asgicore.django_bridge import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
 
