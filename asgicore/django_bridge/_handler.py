@@ -98,8 +98,13 @@ class _Context(ThreadSensitiveContext):
 
 
 def _current_lease() -> Lease | None:
+    """The lease of the request, unless its synchronous code may run elsewhere: in the thread that waits in an
+    ``async_to_sync`` above, as in Django's tests, where it must see the transaction of the test."""
     context = _sensitive.get(None)
-    return context.lease if type(context) is _Context else None
+    loops = AsyncToSync.loop_thread_executors
+    if type(context) is not _Context or (loops and asyncio.get_running_loop() in loops):
+        return None
+    return context.lease
 
 
 class _Visit:
@@ -223,10 +228,9 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
         if kind in self._routes:
             await self._routes[kind](scope, receive, send)
         elif kind == "http":
-            # Under async_to_sync, or in a context of somebody else, synchronous code has a thread already; so it is in
-            # Django's tests, where it must see the transaction of the test.
+            # In a context of somebody else synchronous code has a thread already.
             context = None
-            if _sensitive.get(None) is None and not self._is_below_thread():
+            if _sensitive.get(None) is None:
                 context = _Context(Lease(self.workers))
                 context.enter()
             try:
@@ -242,11 +246,6 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
             raise ValueError(_REFUSED % kind)
         else:
             await super().__call__(scope, receive, send)
-
-    @staticmethod
-    def _is_below_thread() -> bool:
-        loops = AsyncToSync.loop_thread_executors
-        return bool(loops) and asyncio.get_running_loop() in loops
 
     async def _end_threads(self) -> None:
         workers, self.workers = self.workers, self._new_workers()
