@@ -80,7 +80,7 @@ class _Stretch:
 
 def hooks_of(middleware: Any) -> list[str]:
     """The hooks for which ``MiddlewareMixin`` takes a hop each; none if the class calls them in a way of its own."""
-    kind = middleware if isinstance(middleware, type) else type(middleware)
+    kind: Any = middleware if isinstance(middleware, type) else type(middleware)
     if not issubclass(kind, MiddlewareMixin) or (kind.__call__, kind.__acall__) != (
         MiddlewareMixin.__call__,
         MiddlewareMixin.__acall__,

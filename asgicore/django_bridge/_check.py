@@ -1,6 +1,6 @@
 """What a site gains by the bridge, and what keeps it from gaining more.
 
-``python -m asgicore.django_bridge`` prints this for the project that ``DJANGO_SETTINGS_MODULE`` or ``--settings`` names.
+``python -m asgicore.django_bridge`` prints it for the project that ``DJANGO_SETTINGS_MODULE`` or ``--settings`` names.
 """
 
 from __future__ import annotations
@@ -137,9 +137,7 @@ def _databases() -> Iterator[Finding]:
                 f"connections are kept (CONN_MAX_AGE {entry['CONN_MAX_AGE']}), at most one for each thread",
             )
         if entry["ATOMIC_REQUESTS"]:
-            yield Finding(
-                "note", f"DATABASES[{alias!r}]", "ATOMIC_REQUESTS works for synchronous views, as under Django"
-            )
+            yield Finding("note", f"DATABASES[{alias!r}]", "ATOMIC_REQUESTS: for synchronous views, as under Django")
 
 
 def _views() -> Iterator[Finding]:
@@ -175,12 +173,11 @@ def main(arguments: list[str] | None = None, out: TextIO | None = None) -> int:
     """
     out = sys.stdout if out is None else out
     parser = argparse.ArgumentParser(
-        prog="python -m asgicore.django_bridge", description=(__doc__ or "").splitlines()[0]
+        prog="python -m asgicore.django_bridge",
+        description="Tell what a site gains, and what keeps it from gaining more.",
     )
     parser.add_argument("--settings", help="the settings module; else that of DJANGO_SETTINGS_MODULE")
-    parser.add_argument(
-        "--pythonpath", help="a directory to import from, such as that of manage.py; else the current one"
-    )
+    parser.add_argument("--pythonpath", help="a directory to import from, as that of manage.py; else the current one")
     options = parser.parse_args(arguments)
     sys.path.insert(0, options.pythonpath or os.getcwd())
     if options.settings:

@@ -67,6 +67,9 @@ logger = logging.getLogger("django.request")
 # A site has fewer; what makes views as it goes must not fill the memory.
 _MAX_VIEWS: Final = 4096
 
+# Whoever puts our class in the place of this one, as a test may, is not to be called again from within.
+_DjangoHandler: Final[Any] = asgi.ASGIHandler
+
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
 
 
@@ -128,7 +131,7 @@ class _Visit:
         """Whether everything was closed."""
 
 
-class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django has no types
+class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has no types
     """Django's handler on the engine; a subclass of Django's own, with its hooks.
 
     Every option can be given as a key of the setting ``ASGICORE``, too, in capitals.
@@ -151,6 +154,7 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
     request_class: type[Any] = ASGIRequest
     chunk_size: int = 2**16
 
+    _view_middleware: Any
     _base: ClassVar[type[Any]]
     _leaving: ClassVar[tuple[type[Exception], ...]] = (ClientDisconnectedError, RequestAborted)
 
@@ -450,14 +454,14 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
             ``(request, None)``, or ``(None, response)`` if something about it is the client's fault.
         """
         try:
-            made: tuple[Any, Any] = asgi.ASGIHandler.create_request(self, scope, body_file)
+            made: tuple[Any, Any] = _DjangoHandler.create_request(self, scope, body_file)
             return made
         except BadRequest as exc:
             logger.warning("Bad Request (%s)", exc, extra={"status_code": 400})
             return None, HttpResponseBadRequest()
 
-    run_get_response = asgi.ASGIHandler.run_get_response
-    chunk_bytes = asgi.ASGIHandler.__dict__["chunk_bytes"]
+    run_get_response = _DjangoHandler.run_get_response
+    chunk_bytes = _DjangoHandler.__dict__["chunk_bytes"]
 
     async def read_body(self, receive: Receive) -> Any:
         """Read the body to its end into a file, positioned at 0.
