@@ -27,7 +27,7 @@ from .._jobs import bring, settle
 from .._pump import Pump, iterate
 from .._response import Response, StreamingResponse
 from .._threads import SHARED, Threads
-from ..errors import InvalidHeaderError
+from ..errors import InvalidHeaderError, is_status
 from ..types import RawHeaders
 
 __all__ = ["Answer", "StreamAnswer", "answer"]
@@ -81,17 +81,23 @@ class _Fields:
 
     django: Any
     _body: bytes
+    _check_length: Callable[[RawHeaders], None]
 
     def raw_headers(self) -> RawHeaders:
         """As :meth:`asgicore.Response.raw_headers`, with the names as Django writes them."""
         response = self.django
         fields = _encode(response)
         status = response.status_code
+        if not is_status(status):
+            raise ValueError(f"the status of a response is an integer from 100 to 599, not {status!r}")
         if status == 204 or status < 200:
             # RFC 9110 section 8.6: these have none.
             return [field for field in fields if field[0].lower() != b"content-length"]
-        if self._body and "Content-Length" not in response.headers:
-            fields.append((b"Content-Length", b"%d" % len(self._body)))
+        if "Content-Length" not in response.headers:
+            if self._body:
+                fields.append((b"Content-Length", b"%d" % len(self._body)))
+        elif not response.streaming:
+            self._check_length(fields)
         return fields
 
 
