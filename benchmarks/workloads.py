@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import HANDLERS, Peer, hops, wsgi
+from .apps import BARE, HANDLERS, Peer, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -393,13 +393,17 @@ WORKLOADS = {
 
 DJANGO_GOALS = (Goal("asgicore", "django", 1 / 12),)
 DJANGO: dict[str, Any] = {"own_peers": tuple(HANDLERS.values()), "is_apart": True}
-DEFAULT_NOTE = "the middleware that startproject writes"
+DJANGO_SMALL: dict[str, Any] = {"own_peers": (*HANDLERS.values(), BARE), "is_apart": True}
+BARE_NOTE = "raw is Django's own code for request, middleware, view and response, without a handler"
+DEFAULT_NOTE = f"the middleware that startproject writes; {BARE_NOTE}"
 QUERY_NOTE = f"{DEFAULT_NOTE}; SQLite, CONN_MAX_AGE 600, one row by its unique name"
 
 WORKLOADS |= {
     workload.name: workload
     for workload in (
-        Workload("django-async", "Django, async view", text(shared.HELLO), DJANGO_GOALS, **DJANGO),
+        Workload(
+            "django-async", "Django, async view", text(shared.HELLO), DJANGO_GOALS, note=BARE_NOTE, **DJANGO_SMALL
+        ),
         Workload(
             "django-async-uvloop",
             "Django, async view on uvloop",
@@ -407,7 +411,8 @@ WORKLOADS |= {
             DJANGO_GOALS,
             app="django-async",
             loop="uvloop",
-            **DJANGO,
+            note=BARE_NOTE,
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-async-task",
@@ -416,15 +421,16 @@ WORKLOADS |= {
             (),
             app="django-async",
             is_task_each=True,
-            note="as servers call it",
-            **DJANGO,
+            note=f"as servers call it; {BARE_NOTE}",
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-sync",
             "Django, sync view",
             text(shared.HELLO),
             (Goal("asgicore", "django", 1 / 5),),
-            **DJANGO,
+            note=BARE_NOTE,
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-async-default",
@@ -432,7 +438,7 @@ WORKLOADS |= {
             text(shared.HELLO),
             (),
             note=DEFAULT_NOTE,
-            **DJANGO,
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-sync-default",
@@ -440,7 +446,7 @@ WORKLOADS |= {
             text(shared.HELLO),
             (),
             note=DEFAULT_NOTE,
-            **DJANGO,
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-async-query",
@@ -448,7 +454,7 @@ WORKLOADS |= {
             text(shared.HELLO),
             (),
             note=QUERY_NOTE,
-            **DJANGO,
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-sync-query",
@@ -456,7 +462,7 @@ WORKLOADS |= {
             text(shared.HELLO),
             (),
             note=QUERY_NOTE,
-            **DJANGO,
+            **DJANGO_SMALL,
         ),
         Workload(
             "django-file",

@@ -59,7 +59,7 @@ def test_check_both_handlers_of_the_django_site_answer_right() -> None:
     """The Django bridge and Django's own handler give the answers that are asked for, of every view."""
     rows = [line.split(": ", 1) for line in run("--check", "--only", "django").splitlines()]
     assert len(rows) >= 12
-    assert [names for _, names in rows] == ["asgicore, django"] * len(rows), rows
+    assert all({"asgicore", "django"} <= set(names.split(", ")) for _, names in rows), rows
 
 
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, BENCH)), reason="needs the extra 'bench'")
@@ -124,7 +124,7 @@ def test_quick_run_of_the_django_bridge_measures_both_handlers_and_puts_them_int
     run("--quick", "--only", *names, "--output", str(tmp_path))
     rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]}
     for row in rows.values():
-        assert set(row["results"]) == {"asgicore", "django"}, row["note"]
+        assert {"asgicore", "django"} <= set(row["results"]), row["note"]
     for name in ("django-async", "django-sync-query", "django-file-peak", "django-cancel"):
         assert all(result["low"] > 0 for result in rows[name]["results"].values()), name
     # What Django's own handler is known for: that it is counted shows that ours is.

@@ -78,3 +78,5 @@ HANDLERS = {
     )
 }
 """Of one Django site: the bridge and Django's own."""
+BARE = Peer("raw", "django_site", "", "bare")
+"""What the same site takes without a handler."""

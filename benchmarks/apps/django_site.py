@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -18,9 +19,10 @@ from typing import Any
 
 import django
 from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connection, models
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
-from django.urls import path
+from django.urls import path, set_script_prefix
 
 from .. import shared
 from . import App
@@ -218,10 +220,30 @@ WITH_MIDDLEWARE = {"django-async-default", "django-sync-default", "django-async-
 WITH_DATABASE = {"django-async-query", "django-sync-query"}
 
 
+class Bare(ASGIHandler):  # type: ignore[misc]
+    """Django's own code for request, middleware, view and response, and nothing around it.
+
+    No threads but the one for all synchronous code, no signals, no watch.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise ValueError(scope["type"])
+        body = await receive()
+        set_script_prefix("")
+        request, _ = self.create_request(scope, BytesIO(body["body"]))
+        response: Any = await self.get_response_async(request)
+        headers = [(name.encode(), value.encode()) for name, value in response.items()]
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": response.content, "more_body": False})
+        request.close()
+
+
 def build(workload: str, variant: str) -> App | None:
+    get_asgi_application: Callable[[], App] = Bare
     if variant == "stock":
         from django.core.asgi import get_asgi_application
-    else:
+    elif variant == "bridge":
         from asgicore.django_bridge import get_asgi_application
     if workload in WITH_DATABASE:
         # Django refuses to do that in the thread of a loop.
@@ -232,5 +254,4 @@ def build(workload: str, variant: str) -> App | None:
     urls: Any = ModuleType("urls")
     urls.urlpatterns = [path(workload, VIEWS[workload])]
     settings.ROOT_URLCONF = urls
-    app: App = get_asgi_application()
-    return app
+    return get_asgi_application()
