@@ -249,7 +249,7 @@ class Body:
             self._check_whole()
         if kind != "http.request":
             raise self.fail(
-                ServerProtocolError(f"the server sent {kind!r} where http.request or http.disconnect may come")
+                ServerProtocolError(f"the server sent {kind!r} where http.request or http.disconnect may come", kind)
             )
         # asgiref.typing calls both keys required; the specification makes them optional.
         part: Any = message.get("body")
@@ -700,7 +700,7 @@ class Body:
                 if kind == "http.disconnect":
                     self.leave()
                 elif kind != "http.request":
-                    raise ServerProtocolError(f"the server sent {kind!r} where http.disconnect may come")
+                    raise ServerProtocolError(f"the server sent {kind!r} where http.disconnect may come", kind)
                 else:
                     # Harmless, but a server that gives these without end must not hold the loop.
                     await checkpoint()

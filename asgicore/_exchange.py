@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self
 from urllib.parse import quote
 
-from anyio import CancelScope
-
 from ._body import Body
-from ._late_scope import ScopeAround
 from ._response import Response
 from ._watch import Listener
 from ._writer import Writer
 from .types import Scope, Send
 
 _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
+
+
+class Cancellation(Protocol):
+    """What a request that waits is cancelled through; left like a cancel scope."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
+    def cancel(self) -> None: ...
 
 
 class Exchange(Writer):
@@ -27,7 +35,7 @@ class Exchange(Writer):
     """Responses with something to close, those among them that errors put others in place of."""
     listener: Listener | None = None
     """Waits for the disconnect while the endpoint waits for something."""
-    cancel_scope: CancelScope | ScopeAround | None = None
+    cancel_scope: Cancellation | None = None
     """Around endpoint and response while they wait and may be cancelled."""
     is_begun: bool = False
     """Whether the body was read, as far as it is, and the endpoint called."""

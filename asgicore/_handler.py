@@ -19,20 +19,20 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from anyio import CancelScope, Event, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._body import Body
 from ._callables import is_async_callable
-from ._exchange import Exchange
+from ._exchange import Cancellation, Exchange
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
-from ._late_scope import EARLY, ScopeAround, ShieldAround, innermost_scope
+from ._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Background, Response, StreamingResponse
@@ -50,6 +50,8 @@ logger = logging.getLogger("asgicore")
 
 Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]] | Callable[[Any], Response]
 """A function, async or not, that takes a :class:`Request` and returns a :class:`Response`."""
+
+Closer: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 # No event loop is given this by a coroutine.
 _FINISHED: Final = object()
@@ -101,6 +103,11 @@ class Handler:
     request_class: type[Any] = Request
     """Built by :meth:`create_request` with the scope and the :class:`Body`."""
 
+    _base: ClassVar[type[Any]]
+    """The class whose hooks do what the engine does by itself; bridges have their own."""
+    _leaving: ClassVar[tuple[type[Exception], ...]] = (ClientDisconnectedError,)
+    """What says that the client has left."""
+
     def __init__(
         self,
         endpoint: Endpoint | None = None,
@@ -149,9 +156,19 @@ class Handler:
         self._cuts_itself = self._overrides("chunk_bytes")
         self._is_told_of_responses = self._overrides("response_ready")
         self._is_told_of_ends = self._overrides("request_finished") or self._overrides("client_left")
+        # How a request that waits is cancelled.
+        self._outer_scope: Callable[[], Outer] = innermost_scope
+        self._scope_around: Callable[[Any], Cancellation] = ScopeAround
+        # What the engine calls; a bridge whose hooks take other arguments puts its own there.
+        self._open: Callable[[Scope, Body], tuple[Any, Response | None]] = self.create_request
+        self._deliver: Callable[[Response, Exchange], Awaitable[None]] = self.send_response
+        self._refuse: Callable[[Any, HTTPError], Response] = self.handle_http_error
+        self._fail: Callable[[Any, Exception], Response] = self.handle_uncaught_exception
 
     def _overrides(self, hook: str) -> bool:
-        return getattr(type(self), hook) is not getattr(Handler, hook)
+        """Whether a subclass has a hook of its own."""
+        classes = type(self).__mro__
+        return any(hook in vars(cls) for cls in classes[: classes.index(self._base)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope.
@@ -196,7 +213,7 @@ class Handler:
         exchange = Exchange(scope, body, send, self.chunk_size)
         try:
             try:
-                exchange.request, response = self.create_request(scope, body)
+                exchange.request, response = self._open(scope, body)
                 if response is not None:
                     exchange.take(response)
                     exchange.refuse_body()
@@ -213,7 +230,7 @@ class Handler:
                 coro = timed(coro, str(exchange))
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
             # next() with a default does so without the exception that send() ends with.
-            outer = innermost_scope() if self._cancels else None
+            outer = self._outer_scope() if self._cancels else None
             if outer is EARLY:
                 with CancelScope() as exchange.cancel_scope:
                     yielded = next(coro.__await__(), _FINISHED)
@@ -224,7 +241,7 @@ class Handler:
                 yielded = next(coro.__await__(), _FINISHED)
                 if yielded is not _FINISHED:
                     if self._cancels:
-                        with ScopeAround(outer) as exchange.cancel_scope:
+                        with self._scope_around(outer) as exchange.cancel_scope:
                             self._attend(exchange)
                             await resume(coro, yielded, body)
                     else:
@@ -248,9 +265,7 @@ class Handler:
         except GeneratorExit:
             # The loop throws the request away; nothing can be awaited any more.
             exchange.is_dropped = True
-            body.close_nowait()
-            for response in exchange.unclosed:
-                response.close_nowait()
+            self._drop(exchange)
             raise
         finally:
             try:
@@ -301,7 +316,7 @@ class Handler:
         try:
             await self.listen_for_disconnect(exchange.body)
             exchange.body.leave()
-        except ClientDisconnectedError:
+        except self._leaving:
             exchange.body.leave()
         except Exception as exc:
             exchange.body.fail(exc)
@@ -324,7 +339,7 @@ class Handler:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             if self._sends_itself:
-                await self.send_response(response, exchange)
+                await self._deliver(response, exchange)
                 if not exchange.is_done:
                     raise ResponseStateError("send_response returned before the final message was sent")
             elif self._cuts_itself or isinstance(response, StreamingResponse) or len(response.body) > self.chunk_size:
@@ -337,7 +352,7 @@ class Handler:
                 raise
             response = self._answer(exchange, exc)
             exchange.take(response)
-            await self.send_response(response, exchange)
+            await self._deliver(response, exchange)
 
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
@@ -377,11 +392,11 @@ class Handler:
             if isinstance(exc, RequestError):
                 exchange.refuse_body()
             try:
-                return self.handle_http_error(exchange.request, exc)
+                return self._refuse(exchange.request, exc)
             except Exception as error:
                 exc = error
         logger.error("%s failed", str(exchange), exc_info=exc)
-        return self.handle_uncaught_exception(exchange.request, exc)
+        return self._fail(exchange.request, exc)
 
     async def _run_background(self, exchange: Exchange, background: Background) -> None:
         try:
@@ -397,13 +412,14 @@ class Handler:
         if exchange.is_open:
             await exchange({"type": "http.response.body", "body": b"", "more_body": False})
         elif not exchange.is_started:
-            response = self.handle_http_error(exchange.request, _closing())
-            await self.send_response(response, exchange)
+            response = self._refuse(exchange.request, _closing())
+            exchange.take(response)
+            await self._deliver(response, exchange)
         else:
             raise ResponseStateError("the handler was closed within a response of declared length")
 
     def _log_gone(self, exchange: Exchange, exc: Exception | None) -> None:
-        if exc is None or isinstance(exc, ClientDisconnectedError):
+        if exc is None or isinstance(exc, self._leaving):
             logger.debug("%s: the client left", str(exchange))
         else:
             # Mostly the endpoint's way of telling that it was cut short; nobody waits for an answer.
@@ -411,14 +427,8 @@ class Handler:
 
     async def _close(self, exchange: Exchange) -> None:
         """Close everything, whatever fails on the way."""
-        closers: list[Callable[[], Coroutine[Any, Any, None]]] = [response.aclose for response in exchange.unclosed]
-        if self._is_told_of_ends:
-            if exchange.is_gone:
-                closers.append(lambda: self.client_left(exchange.request, exchange.phase))
-            closers.append(lambda: self.request_finished(exchange.request, exchange.response))
-        closers.append(exchange.body.aclose)
         interrupted: BaseException | None = None
-        for close in closers:
+        for close in (*(response.aclose for response in exchange.unclosed), *self._enders(exchange)):
             try:
                 await run_shielded(self._close_one(exchange, close), self.limits.close_timeout_seconds)
             except BaseException as exc:
@@ -430,7 +440,21 @@ class Handler:
             finally:
                 interrupted = None
 
-    async def _close_one(self, exchange: Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _drop(self, exchange: Exchange) -> None:
+        """Close what can be closed without waiting."""
+        exchange.body.close_nowait()
+        for response in exchange.unclosed:
+            response.close_nowait()
+
+    def _enders(self, exchange: Exchange) -> Iterator[Closer]:
+        """What is called at the end, in this order."""
+        if self._is_told_of_ends:
+            if exchange.is_gone:
+                yield lambda: self.client_left(exchange.request, exchange.phase)
+            yield lambda: self.request_finished(exchange.request, exchange.response)
+        yield exchange.body.aclose
+
+    async def _close_one(self, exchange: Exchange, close: Closer) -> None:
         try:
             await close()
         except Exception as exc:
@@ -611,3 +635,6 @@ class Handler:
 
         Does nothing; for frameworks.
         """
+
+
+Handler._base = Handler

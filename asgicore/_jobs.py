@@ -129,7 +129,7 @@ class Job(Generic[T]):
         """
         if not self.is_done:
             try:
-                await self._ended()
+                await self.ended()
             except GeneratorExit:
                 self._queue.withdraw(self)
                 raise
@@ -151,19 +151,10 @@ class Job(Generic[T]):
 
         A native cancellation that arrives meanwhile is raised afterwards.
         """
-        cancelled = None
-        while not self.is_done:
-            try:
-                await run_shielded(self._ended(), None)
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-        if cancelled is not None:
-            try:
-                raise cancelled
-            finally:
-                del cancelled
+        await settle(self)
 
-    async def _ended(self) -> None:
+    async def ended(self) -> None:
+        """Wait for the end, or for a cancellation."""
         waiter = new_waiter()
         self.listeners.append(waiter)
         if not self.is_done:
@@ -210,7 +201,7 @@ class Job(Generic[T]):
             _hide_async_library(before)
             context = before.copy() if shared is None else shared
             if shared is not None:
-                shared.run(_bring, before)
+                shared.run(bring, before)
             try:
                 self._result = context.run(function, *args)
             finally:
@@ -222,7 +213,31 @@ class Job(Generic[T]):
             del self, function, args, before, shared, context
 
 
-def _bring(before: Context) -> None:
+class Ending(Protocol):
+    """What ends in another thread."""
+
+    @property
+    def is_done(self) -> bool: ...
+    async def ended(self) -> None: ...
+
+
+async def settle(job: Ending) -> None:
+    """As :meth:`Job.settle`."""
+    cancelled = None
+    while not job.is_done:
+        try:
+            await run_shielded(job.ended(), None)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled
+
+
+def bring(before: Context) -> None:
+    """Set the variables of the current context to what they are in another one."""
     for variable, value in before.items():
         if variable.get(_MISSING) is not value:
             variable.set(value)

@@ -9,7 +9,7 @@ Where it does not come out right, and on trio, the scope is entered before the e
 from __future__ import annotations
 
 import sys
-from asyncio import CancelledError, current_task
+from asyncio import CancelledError, Task, current_task
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, cast
@@ -33,11 +33,11 @@ _modules = sys.modules
 _current_task: Any = current_task
 
 
-def innermost_scope() -> Outer:
-    """The scope that the current task is in, ``None`` if there is none; for :class:`ScopeAround`."""
+def innermost_scope(task: Task[Any] | None = None) -> Outer:
+    """The scope that the task (the current one) is in, ``None`` if there is none; for :class:`ScopeAround`."""
     if "trio" in _modules and is_trio():
         return EARLY
-    state = _state_of(ref(_current_task()))
+    state = _state_of(ref(task or _current_task()))
     return None if state is None else state.cancel_scope
 
 
@@ -120,7 +120,7 @@ class ShieldAround:
 
     __slots__ = ("_outer", "_scope", "entered_since", "is_cut")
 
-    entered_since: CancelScope | ScopeAround | None
+    entered_since: object
     """A scope that may have been entered late, around all this; it stays outside."""
     is_cut: bool
     """Whether the closing took too long."""

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from itertools import count
 from time import monotonic
@@ -131,7 +131,7 @@ class Threads:
         idle_seconds: float = 10.0,
         executor: Executor | None = None,
     ) -> None:
-        self._begin()
+        self.begin()
         if max_threads < 1 or (max_waiting is not None and max_waiting < 0) or not idle_seconds >= 0:
             raise ValueError(
                 "Threads takes max_threads of at least 1, max_waiting and idle_seconds of at least 0; "
@@ -142,9 +142,9 @@ class Threads:
         self.idle_seconds: float = min(idle_seconds, threading.TIMEOUT_MAX)
         self._executor = executor
         self._is_closed = False
-        _all.add(self)
+        register(self)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Nothing runs, nothing waits: at first, and in the child of a fork, which has none of the threads."""
         self._lock = threading.Lock()
         self._running: set[Job[Any]] = set()
@@ -320,7 +320,24 @@ class Threads:
         self._retire()
 
 
-_all: WeakSet[Threads] = WeakSet()
+class Pool(Protocol):
+    """Threads that end with the process."""
+
+    def begin(self) -> None:
+        """There are no threads, as in the child of a fork."""
+        ...
+
+    def exit(self) -> Sequence[threading.Thread]:
+        """Take no more work; returns the threads that are there."""
+        ...
+
+
+_all: WeakSet[Pool] = WeakSet()
+
+
+def register(pool: Pool) -> None:
+    """Have a pool end with the process, and begin anew in the child of a fork."""
+    _all.add(pool)
 
 
 def _exit() -> None:
@@ -331,7 +348,7 @@ def _exit() -> None:
 
 def _forget() -> None:
     for threads in list(_all):
-        threads._begin()
+        threads.begin()
 
 
 SHARED: Final = Threads()

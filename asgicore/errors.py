@@ -234,7 +234,16 @@ class ResponseStateError(UsageError):
 
 
 class ServerProtocolError(AsgicoreError):
-    """The ASGI server sent something that the specification does not allow."""
+    """The ASGI server sent something that the specification does not allow.
+
+    Args:
+        message: What it sent, and what may come.
+        kind: The type of the message, where it sent one of a wrong type.
+    """
+
+    def __init__(self, message: str, kind: object = None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ClientDisconnectedError(AsgicoreError, OSError):

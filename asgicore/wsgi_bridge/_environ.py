@@ -7,11 +7,11 @@ Source: PEP 3333 "environ Variables" and "Unicode Issues", RFC 3875 section 4.1,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from .._headers import _KNOWN
+from .._meta import add_headers
 from .._target import _PATH_SAFE, address, split_root_path
 from ..types import Scope
 
@@ -21,16 +21,6 @@ Extra: TypeAlias = Mapping[str, Any] | Callable[[Scope], Mapping[str, Any]]
 """Further keys of the environ: a mapping, or a function that makes one from the scope."""
 
 _CONTENT_LENGTH: Final = "CONTENT_LENGTH"
-
-# What the names that nearly every request has become; "" for what is dropped. Never filled from requests: a client
-# must not be able to grow it.
-_KEYS: Final = {raw: "HTTP_" + name.upper().replace("-", "_") for raw, name in _KNOWN.items()} | {
-    # RFC 3875 sections 4.1.2 and 4.1.3.
-    b"content-type": "CONTENT_TYPE",
-    b"content-length": _CONTENT_LENGTH,
-    # A program that the application starts would take HTTP_PROXY for its own setting (CVE-2016-1000110).
-    b"proxy": "",
-}
 
 # RFC 3875 section 4.1.16: a protocol has two numbers, where ASGI has "2".
 _PROTOCOLS: Final = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2.0", "3": "HTTP/3.0"}
@@ -126,7 +116,7 @@ def build_environ(
         if client[1] is not None:
             environ["REMOTE_PORT"] = str(client[1])
 
-    _add_headers(environ, scope.get("headers") or ())
+    add_headers(environ, scope.get("headers") or ())
     if content_length:
         environ[_CONTENT_LENGTH] = str(content_length)
         environ.pop("HTTP_TRANSFER_ENCODING", None)  # of the body as it came; Werkzeug would ignore the length
@@ -139,33 +129,6 @@ def build_environ(
     if extra is not None:
         environ.update(extra(scope) if callable(extra) else extra)
     return environ
-
-
-def _add_headers(environ: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
-    repeated: dict[str, list[str]] = {}
-    known = _KEYS.get
-    for name, value in headers:
-        key = known(name)
-        if key is None:
-            name = name.lower()  # servers send lower case; the specification lets nobody rely on that
-            key = known(name)
-            if key is None:
-                # The hyphen becomes an underscore: a name that has one already would pass for another field.
-                if b"_" in name:
-                    continue
-                key = "HTTP_" + name.upper().replace(b"-", b"_").decode("latin-1")
-        if not key:
-            continue
-        if key not in environ:
-            environ[key] = value.decode("latin-1")
-        elif key in repeated:
-            # Collected and joined once: appending to the text would cost the square of their number.
-            repeated[key].append(value.decode("latin-1"))
-        else:
-            repeated[key] = [environ[key], value.decode("latin-1")]
-    for key, values in repeated.items():
-        # RFC 9110 section 5.3, but RFC 9113 section 8.2.3 for cookies.
-        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
 
 
 def _tunnel(text: str) -> str:

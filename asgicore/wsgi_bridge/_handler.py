@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -25,12 +24,12 @@ from io import BytesIO
 from typing import IO, Any, Final, Literal, TypeAlias, cast
 
 from .._callables import is_async_callable
+from .._files import FileParts, path_of, regular_file_status
 from .._handler import Handler
 from .._lifespan import Lifespan
 from .._pump import Put
 from .._request import Request
 from .._response import Response, StreamingResponse
-from .._spool import BATCH_BYTES, in_file_thread
 from .._threads import Threads
 from .._watch import run_shielded
 from ..errors import ClientDisconnectedError, RequestError
@@ -149,7 +148,11 @@ class WSGIHandler(Handler):
             raise
         if answer.body is not None:
             return Response.prepared(answer.body, answer.status, answer.headers)
-        parts = _Parts(first, pump) if answer.file is None else _FileParts(answer.file, answer.file_bytes)
+        parts = (
+            _Parts(first, pump)
+            if answer.file is None
+            else FileParts(answer.file.filelike, answer.file_bytes, answer.file)
+        )
         response = StreamingResponse.prepared(parts, answer.status, answer.headers)
         response.path = answer.path
         return response
@@ -158,7 +161,7 @@ class WSGIHandler(Handler):
         with suppress(Exception):
             await pump.aclose()
         if answer.file is not None:
-            await _FileParts(answer.file, 0).aclose()
+            await FileParts(answer.file.filelike, 0, answer.file).aclose()
 
     # --- in the worker -------------------------------------------------------------------------------
 
@@ -213,14 +216,14 @@ class WSGIHandler(Handler):
                 if start.length is None:
                     start.declare(size)
             elif isinstance(result, FileWrapper) and start.status and not start.is_bodiless:
-                status = _status_of(result.filelike)
+                status = regular_file_status(result.filelike)
                 if status is not None:
                     rest = max(status.st_size - result.filelike.tell(), 0)
                     if start.length is None:
                         start.declare(rest)
                     answer.file_bytes = rest if start.length is None else start.length
                     if rest == answer.file_bytes == status.st_size:
-                        answer.path = _path_of(result.filelike, status)
+                        answer.path = path_of(result.filelike, status)
                     answer.file = result
                     answer.begin(start.status, start.headers)
                     return
@@ -266,50 +269,3 @@ class _Parts:
 
     def stop(self) -> None:
         self._pump.stop()
-
-
-class _FileParts:
-    """So many bytes of a file, read where the engine reads files; itself its iterator."""
-
-    __slots__ = ("_file", "_left")
-
-    def __init__(self, file: FileWrapper, size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def __aiter__(self) -> _FileParts:
-        return self
-
-    async def __anext__(self) -> bytes:
-        size = min(self._left, BATCH_BYTES)
-        block: bytes = await in_file_thread(self._file.filelike.read, size) if size else b""
-        if not block:
-            raise StopAsyncIteration
-        self._left -= len(block)
-        return block
-
-    async def aclose(self) -> None:
-        close = getattr(self._file, "close", None)
-        if close is not None:
-            await in_file_thread(close)
-
-
-def _status_of(filelike: Any) -> os.stat_result | None:
-    """The status of a regular file; ``None`` for everything else that can be read."""
-    try:
-        status = os.fstat(filelike.fileno())
-    except (AttributeError, OSError, TypeError, ValueError):
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _path_of(filelike: Any, status: os.stat_result) -> str | None:
-    """The absolute path of an open file; ``None`` if it has none any more."""
-    name = getattr(filelike, "name", None)
-    if not isinstance(name, str):
-        return None
-    path = os.path.abspath(name)
-    try:
-        return path if os.path.samestat(os.stat(path), status) else None
-    except OSError:
-        return None

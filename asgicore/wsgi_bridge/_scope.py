@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from .._meta import KEYS
 from .._target import _PATH_SAFE
 from ..types import RawHeaders
-from ._environ import _KEYS
 
 __all__ = ["body_length", "build_scope"]
 
 # Never filled from requests.
-_NAMES: Final = {key: name for name, key in _KEYS.items() if key}
+_NAMES: Final = {key: name for name, key in KEYS.items() if key}
 
 # ASGI has "2" where RFC 3875 section 4.1.16 asks for two numbers.
 _VERSIONS: Final = {"HTTP/1.0": "1.0", "HTTP/1.1": "1.1", "HTTP/2.0": "2", "HTTP/3.0": "3"}

@@ -1,0 +1,241 @@
+"""Django's responses as the engine sends them.
+
+::
+
+    HttpResponse                      Answer           one body, chunked
+    FileResponse, a regular file      StreamAnswer     the path, or large blocks read in file threads
+    StreamingHttpResponse, async      StreamAnswer     the view's own iterator
+    StreamingHttpResponse, sync       StreamAnswer     the pump, in the thread of the request
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextvars import copy_context
+from functools import lru_cache, partial
+from typing import Any, Final, cast
+
+from asgiref.sync import sync_to_async
+from django.http import FileResponse, StreamingHttpResponse
+
+from .. import _grammar
+from .._files import FileParts, path_of, regular_file_status
+from .._headers import HOP_BY_HOP
+from .._jobs import bring, settle
+from .._pump import Pump, iterate
+from .._response import Response, StreamingResponse
+from .._threads import SHARED, Threads
+from ..errors import InvalidHeaderError
+from ..types import RawHeaders
+
+__all__ = ["Answer", "StreamAnswer", "answer"]
+
+_BODILESS: Final = (204, 304)
+
+
+@lru_cache(maxsize=512)
+def _encode_name(name: str | bytes) -> bytes | None:
+    """A field name as it was given, checked; ``None`` for fields that are the server's business."""
+    text = name if isinstance(name, str) else name.decode("latin-1")
+    if not _grammar.TOKEN.fullmatch(text):
+        raise InvalidHeaderError(text, "the name may hold only letters, digits and !#$%&'*+-.^_`|~")
+    return None if text.lower() in HOP_BY_HOP else text.encode("ascii")
+
+
+def _encode_value(name: str | bytes, value: str | bytes) -> bytes:
+    if isinstance(value, str):
+        if value.isascii() and value.isprintable() and value[:1] != " " and value[-1:] != " ":
+            return value.encode("ascii")
+        raw = value.encode("latin-1")
+    else:
+        raw = bytes(value)
+    raw = raw.strip(b" \t")
+    if _grammar.NOT_FIELD_VALUE_BYTES.search(raw):
+        raise InvalidHeaderError(name, "the value holds a control character")
+    return raw
+
+
+def _encode(response: Any) -> RawHeaders:
+    """The header fields and cookies of a response, with their names as Django writes them."""
+    fields: RawHeaders = []
+    for name, value in response.items():
+        encoded = _encode_name(name)
+        if encoded is not None:
+            fields.append((encoded, _encode_value(name, value)))
+    if response.cookies:
+        fields.extend(
+            (b"Set-Cookie", _encode_value("Set-Cookie", cookie.OutputString())) for cookie in response.cookies.values()
+        )
+    return fields
+
+
+class _Fields:
+    """The fields of a Django response, for both kinds of it."""
+
+    __slots__ = ()
+
+    django: Any
+    _body: bytes
+
+    def raw_headers(self) -> RawHeaders:
+        """As :meth:`asgicore.Response.raw_headers`, with the names as Django writes them."""
+        response = self.django
+        fields = _encode(response)
+        status = response.status_code
+        if status == 204 or status < 200:
+            # RFC 9110 section 8.6: these have none.
+            return [field for field in fields if field[0].lower() != b"content-length"]
+        if response.streaming or "Content-Length" in response:
+            return fields
+        if self._body:
+            fields.append((b"Content-Length", b"%d" % len(self._body)))
+        return fields
+
+
+class Answer(_Fields, Response):
+    """A response whose body is there."""
+
+    __slots__ = ("django",)
+
+    django: Any
+    """Django's response."""
+
+
+class StreamAnswer(_Fields, StreamingResponse):
+    """A response whose body comes part by part.
+
+    Its iterator is closed with it; Django's response is closed by the handler.
+    """
+
+    __slots__ = ("django",)
+
+    django: Any
+    """Django's response."""
+
+    def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
+        """As :meth:`asgicore.StreamingResponse.parts`; what is synchronous runs in the thread of the request."""
+        content = self._content
+        if content is not None and not isinstance(content, AsyncIterable):
+            self._content = _Synchronous(threads, partial(iterate, content))
+        return super().parts(threads)
+
+    async def aclose(self) -> None:
+        """Close an iterator that has begun; what never began is closed with Django's response."""
+        if self._iterator is None and not isinstance(self._content, AsyncIterable):
+            self._content = None
+        await super().aclose()
+
+
+def answer(response: Any) -> Answer | StreamAnswer:
+    """What the engine sends for a Django response."""
+    made: Answer | StreamAnswer
+    if response.streaming:
+        content, path = _content(response)
+        made = StreamAnswer.prepared(content, response.status_code, [])
+        made.path = path
+    else:
+        made = Answer.prepared(response.content, response.status_code, [])
+    made.django = response
+    return made
+
+
+def _content(response: Any) -> tuple[AsyncIterable[Any] | Iterable[Any], str | None]:
+    """The parts of a streaming response, and the path of the file that they are the whole of."""
+    kind: Any = type(response)
+    if not isinstance(response, StreamingHttpResponse):
+        return response, None
+    if kind.__aiter__ is not StreamingHttpResponse.__aiter__:
+        return response, None
+    if kind.__iter__ is not StreamingHttpResponse.__iter__ and not response.is_async:
+        return iter(response), None
+    if kind.streaming_content is not StreamingHttpResponse.streaming_content:
+        return response.streaming_content, None
+    if response.is_async:
+        return _Parts(response._iterator, response.make_bytes), None
+    file = response.file_to_stream if isinstance(response, FileResponse) else None
+    if file is not None:
+        status = regular_file_status(file)
+        if status is not None:
+            return _file(response, file, status)
+    return response.streaming_content, None
+
+
+def _file(response: Any, file: Any, status: Any) -> tuple[FileParts, str | None]:
+    # Django declares what is left of the file; a view may have said otherwise.
+    declared = response.get("Content-Length")
+    rest = max(status.st_size - file.tell(), 0)
+    size = int(declared) if declared is not None and str(declared).isdecimal() else rest
+    return FileParts(file, size), path_of(file, status) if size == rest == status.st_size else None
+
+
+class _Parts:
+    """What a view's asynchronous iterator gives, as bytes; itself its iterator."""
+
+    __slots__ = ("_iterator", "_make_bytes", "_next")
+
+    def __init__(self, iterator: AsyncIterator[Any], make_bytes: Callable[[Any], bytes]) -> None:
+        self._iterator = iterator
+        self._next = iterator.__anext__
+        self._make_bytes = make_bytes
+
+    def __aiter__(self) -> _Parts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        part: Any = await self._next()
+        return part if type(part) is bytes else self._make_bytes(part)
+
+    async def aclose(self) -> None:
+        """Close the view's own iterator, which Django leaves to the collector."""
+        close = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class _Synchronous(Pump[None]):
+    """A pump whose producer runs where the request's synchronous code runs: in its thread, by asgiref."""
+
+    __slots__ = ()
+
+    def _start(self, max_waiting: int | None) -> Any:
+        produce, self._produce = cast("Callable[[Any], None]", self._produce), None
+        run: Any = _Run(produce, self)
+        self._job = run
+        return run
+
+    async def aclose(self) -> None:
+        """As :meth:`Pump.aclose`; what never began is closed with Django's response."""
+        if self._job is None:
+            self.stop()
+        else:
+            await super().aclose()
+
+
+class _Run:
+    """One call of ``sync_to_async``, as the pump knows its jobs."""
+
+    __slots__ = ("_context", "_task")
+
+    def __init__(self, produce: Callable[[Any], None], pump: _Synchronous) -> None:
+        run: Any = sync_to_async(produce, thread_sensitive=True)
+        self._context = copy_context()
+        self._task: asyncio.Task[None] = asyncio.get_running_loop().create_task(run(pump), context=self._context)
+        self._task.add_done_callback(lambda _: pump.notify())
+
+    @property
+    def is_done(self) -> bool:
+        return self._task.done()
+
+    async def wait(self) -> None:
+        """Return or raise what the producer did, with its changes of context variables."""
+        await self.settle()
+        bring(self._context)
+        self._task.result()
+
+    async def settle(self) -> None:
+        """Wait for the end, whatever cancels; a native cancellation that arrives meanwhile is raised afterwards."""
+        await settle(self)
+
+    async def ended(self) -> None:
+        await asyncio.wait((self._task,))

@@ -1,0 +1,570 @@
+"""Django's ASGI handler on the engine.
+
+::
+
+    scope, receive, send
+      │  ASGIHandler.__call__   lifespan, websocket: answered quietly, or sent elsewhere
+      │    a lease              the thread of the request, not borrowed yet
+      │  Handler.handle
+      │    the head checked, the body read         ┐ the engine
+      │    request_started                         │ skipped where it would do nothing
+      │    create_request                          │ Django's
+      │    run_get_response     middleware, view   │ Django's                  ┐ watched: cancelled when
+      │    send_response                           │ the engine                ┘ the client leaves
+      ▼    response.close(), request_finished      ┘ in the thread of the request, if it has one
+
+Source: ``django.core.handlers.asgi``, whose hooks these are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from typing import Any, ClassVar, Final, Literal, cast
+
+import django
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, sync_to_async
+from django.conf import settings
+from django.core.exceptions import RequestAborted
+from django.core.handlers import asgi
+from django.core.handlers import exception as handlers_exception
+from django.core.signals import request_finished, setting_changed
+from django.http import HttpResponse, HttpResponseServerError
+from django.http.response import HttpResponseBase
+from django.urls import get_resolver, get_urlconf, set_script_prefix
+
+from .._body import Body
+from .._exchange import Exchange
+from .._handler import Closer, Handler
+from .._headers import check_request_headers, list_headers
+from .._lifespan import Lifespan
+from .._response import Response
+from .._spool import in_file_thread
+from .._target import check_target
+from .._watch import run_shielded
+from .._writer import Writer
+from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
+from ..limits import Limits
+from ..types import Receive, Scope, Send
+from ._answer import Answer, StreamAnswer, answer
+from ._cancel import CancelOnce, no_scope
+from ._options import read_options
+from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
+from ._request import ASGIRequest
+from ._workers import Lease, Workers
+
+__all__ = ["ASGIHandler", "get_asgi_application"]
+
+logger = logging.getLogger("django.request")
+
+# A site has fewer; what makes views as it goes must not fill the memory.
+_MAX_VIEWS: Final = 4096
+
+_REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
+
+
+_sensitive: Final[Any] = SyncToAsync.thread_sensitive_context
+_executors: Final[Any] = SyncToAsync.context_to_thread_executor
+
+
+class _Context(ThreadSensitiveContext):
+    """asgiref's context around a request, which knows the request's thread.
+
+    Entered and left as asgiref does it, but for one thing: the thread of an ``async_to_sync`` above is not hidden.
+    Django's handler does not hide it either, and looking for it costs more than all the rest.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(executor=cast("Any", lease))  # all that is asked of it is submit()
+        self.lease = lease
+
+    def enter(self) -> None:
+        self.token = _sensitive.set(self)
+        _executors[self] = self.lease
+
+    def leave(self) -> None:
+        _executors.pop(self, None)
+        with suppress(ValueError):  # another context: the loop has given the task up
+            _sensitive.reset(self.token)
+        self._exited = True
+        self.lease.release()
+
+
+def _current_lease() -> Lease | None:
+    """The lease of the request, unless its synchronous code may run elsewhere: in the thread that waits in an
+    ``async_to_sync`` above, as in Django's tests, where it must see the transaction of the test."""
+    context = _sensitive.get(None)
+    loops = AsyncToSync.loop_thread_executors
+    if type(context) is not _Context or (loops and asyncio.get_running_loop() in loops):
+        return None
+    return context.lease
+
+
+class _Visit:
+    """What the bridge knows of one request; the engine's ``exchange.request``."""
+
+    __slots__ = ("body", "is_finished", "is_started", "lease", "request", "responses", "scope")
+
+    def __init__(self, scope: Scope, body: Body) -> None:
+        self.scope = scope
+        self.body = body
+        self.lease = _current_lease()
+        self.request: Any = None
+        """Django's request, once there is one."""
+        self.responses: tuple[Any, ...] = ()
+        """Django's responses; of several the last one stands for the others."""
+        self.is_started = False
+        """Whether ``request_started`` was sent, or would have been."""
+        self.is_finished = False
+        """Whether everything was closed."""
+
+
+class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django has no types
+    """Django's handler on the engine; a subclass of Django's own, with its hooks.
+
+    Every option can be given as a key of the setting ``ASGICORE``, too, in capitals.
+
+    Args:
+        on_disconnect: ``"cancel"``: an asynchronous view and its response are cancelled when the client leaves.
+            ``"notify"``: nothing happens before the response is sent.
+        strict: Refuse lifespan and websocket scopes by ``ValueError``, as Django does.
+        lifespan: As for :class:`asgicore.Handler`.
+        routes: ASGI applications by scope type, such as ``{"websocket": chat}``.
+        max_workers: How many requests run synchronous code at once.
+        max_body_bytes: Requests that declare or send more are refused with 413 before Django sees them. ``None``:
+            Django's own limits alone apply, once everything is here.
+
+    Raises:
+        ImproperlyConfigured: The setting is malformed, or a middleware cannot be loaded.
+        ValueError: An option has a value that it cannot have.
+    """
+
+    request_class: type[Any] = ASGIRequest
+    chunk_size: int = 2**16
+
+    _base: ClassVar[type[Any]]
+    _leaving: ClassVar[tuple[type[Exception], ...]] = (ClientDisconnectedError, RequestAborted)
+
+    def __new__(cls, *args: Any, **options: Any) -> ASGIHandler:
+        """Make the handler usable, whatever ``__init__`` does: Django's own for static files does nothing of this."""
+        handler: ASGIHandler = super().__new__(cls)
+        handler._set_up({})
+        return handler
+
+    def __init__(
+        self,
+        *,
+        on_disconnect: Literal["cancel", "notify"] | None = None,
+        strict: bool | None = None,
+        lifespan: Lifespan | None = None,
+        routes: Mapping[str, Any] | None = None,
+        max_workers: int | None = None,
+        max_body_bytes: int | None = None,
+    ) -> None:
+        given: dict[str, Any] = {
+            "on_disconnect": on_disconnect,
+            "strict": strict,
+            "lifespan": lifespan,
+            "routes": routes,
+            "max_workers": max_workers,
+            "max_body_bytes": max_body_bytes,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if given:
+            self._set_up(given)
+        self.load_middleware(is_async=True)
+
+    def _set_up(self, given: dict[str, Any]) -> None:
+        options = read_options(given)
+        super().__init__(
+            self._serve,
+            on_disconnect=options["on_disconnect"],
+            lifespan=options["lifespan"],
+            limits=Limits(
+                max_body_bytes=options["max_body_bytes"],
+                spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE,
+                body_timeout_seconds=self.request_class.body_receive_timeout,
+            ),
+            debug=False,
+        )
+        self._strict = bool(options["strict"])
+        self._routes: Mapping[str, Any] = options["routes"] or {}
+        self._max_workers: int = options["max_workers"]
+        self.workers: Workers = self._new_workers()
+        """The threads that synchronous code runs in: ``alive``, ``in_use``, ``waiting`` and ``max_workers``."""
+        self._outer_scope, self._scope_around = no_scope, CancelOnce
+        self._get_response = self._serve
+        self._open, self._deliver = self._check_head, self._send_answer
+        self._refuse, self._fail = self._answer_http_error, self._answer_uncaught
+        setting_changed.connect(self._setting_changed)
+        self._tells_of_ends = self._is_told_of_ends
+        self._views: dict[Any, Any] = {}
+        self._is_told_of_ends = True  # every request is closed
+
+    def _setting_changed(self, *, setting: str, value: Any, **_: Any) -> None:
+        """A test overrides a setting."""
+        if setting == "FILE_UPLOAD_MAX_MEMORY_SIZE":
+            self.limits = replace(self.limits, spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE)
+
+    def _new_workers(self) -> Workers:
+        return Workers(self._max_workers, look=look_at_connections, forget=forget_connections)
+
+    # --- the connection ------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope.
+
+        Raises:
+            ValueError: The scope is of an unknown type, or ``strict`` and none of HTTP.
+        """
+        kind = scope["type"]
+        if kind in self._routes:
+            await self._routes[kind](scope, receive, send)
+        elif kind == "http":
+            # In a context of somebody else synchronous code has a thread already.
+            context = None
+            if _sensitive.get(None) is None:
+                context = _Context(Lease(self.workers))
+                context.enter()
+            try:
+                await super().__call__(scope, receive, send)
+            except ServerProtocolError as exc:
+                if exc.kind is None:
+                    raise
+                raise AssertionError(f"Invalid ASGI message after request body: {exc.kind}") from exc
+            finally:
+                if context is not None:
+                    context.leave()
+        elif self._strict or kind not in ("lifespan", "websocket"):
+            raise ValueError(_REFUSED % kind)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _end_threads(self) -> None:
+        workers, self.workers = self.workers, self._new_workers()
+        await workers.aclose()
+        await super()._end_threads()
+
+    # --- the life of a request -----------------------------------------------------------------------
+
+    def _check_head(self, scope: Scope, body: Body) -> tuple[_Visit, Response | None]:
+        limits = self.limits
+        headers = scope.get("headers")
+        refusal: Response | None = None
+        if type(headers) is not list:
+            headers = list_headers(headers)
+            scope = {**scope, "headers": headers}
+        visit = _Visit(scope, body)
+        try:
+            check_target(scope.get("path"), scope.get("query_string"), limits)
+            declared = check_request_headers(headers, limits)
+            # What was declared and what comes are the server's to compare, as under Django.
+            if declared is not None and limits.max_body_bytes is not None and declared > limits.max_body_bytes:
+                raise BodyTooLargeError(limits.max_body_bytes)
+        except RequestError as exc:
+            refusal = self._answer_http_error(visit, exc)
+        return visit, refusal
+
+    async def _serve(self, visit: _Visit) -> Response:
+        scope, lease = visit.scope, visit.lease
+        body_file = await self._body_file(visit.body)
+        set_script_prefix(asgi.get_script_prefix(scope))
+        sender = type(self)
+        visit.is_started = True
+        own = STARTED.only(sender)
+        if own is None or lease is None:
+            await STARTED.signal.asend(sender=sender, scope=scope)
+        elif own:
+            lease.prepare = partial(_send_to, own, STARTED.signal, sender, scope)
+        request, response = self.create_request(scope, body_file)
+        if request is None:
+            body_file.close()
+        else:
+            visit.request = request
+            response = await self.run_get_response(request)
+        visit.responses += (response,)
+        if lease is not None and lease.worker is not None and response.streaming and response.is_async:
+            # Middleware and view are done. A stream may go on for hours, and needs no thread to wait.
+            self._give_back(lease)
+        if self._is_told_of_responses:
+            await self.response_ready(request, response)
+        return answer(response)
+
+    async def _body_file(self, body: Body) -> Any:
+        if body.data is not None:
+            return BytesIO(body.data)
+        if self._reads_itself and body._spool is not None:
+            return body._spool.file
+        return await body.file()
+
+    def _give_back(self, lease: Lease) -> None:
+        worker = lease.worker
+        if worker is not None and worker.is_pristine and FINISHED.only(type(self)) is not None:
+            if worker.is_open:
+                lease.submit(_close_connections)
+            lease.prepare = _close_connections
+            lease.give_back()
+
+    async def _send_answer(self, made: Response, exchange: Exchange) -> None:
+        """Have the hook send a response."""
+        if isinstance(made, (Answer, StreamAnswer)):
+            exchange.unclosed = tuple(other for other in exchange.unclosed if other is not made)
+            await self.send_response(made.django, exchange)
+
+    def _answer_http_error(self, visit: _Visit | None, exc: HTTPError) -> Response:
+        return self._add(visit, self.handle_http_error(None if visit is None else visit.request, exc))
+
+    def _answer_uncaught(self, visit: _Visit | None, exc: Exception) -> Response:
+        if settings.DEBUG_PROPAGATE_EXCEPTIONS:
+            raise exc
+        request = None if visit is None else visit.request
+        exc_info = (type(exc), exc, exc.__traceback__)
+        return self._add(visit, self.handle_uncaught_exception(request, get_resolver(get_urlconf()), exc_info))
+
+    def _add(self, visit: _Visit | None, response: Any) -> Response:
+        if visit is not None:
+            visit.responses += (response,)
+        return answer(response)
+
+    # --- the end of a request ------------------------------------------------------------------------
+
+    async def _close(self, exchange: Exchange) -> None:
+        body = exchange.body
+        if (
+            exchange.unclosed
+            or body.needs_closing
+            or self._tells_of_ends
+            or not isinstance(exchange.request, _Visit)
+            or not self._finish_now(exchange.request)
+        ):
+            await super()._close(exchange)
+
+    def _enders(self, exchange: Exchange) -> Iterator[Closer]:
+        visit = exchange.request
+        if isinstance(visit, _Visit):
+            if self._tells_of_ends:
+                response = visit.responses[-1] if visit.responses else None
+                if exchange.is_gone:
+                    yield lambda: self.client_left(visit.request, exchange.phase)
+                yield lambda: self.request_finished(visit.request, response)
+            yield partial(self._finish, visit)
+        yield exchange.body.aclose
+
+    def _finish_now(self, visit: _Visit) -> bool:
+        """Close everything on the loop, if nothing of it can block and nobody could tell the difference."""
+        lease, request = visit.lease, visit.request
+        if lease is None or lease.is_busy or (lease.worker is not None and lease.worker.is_open):
+            return False
+        own = FINISHED.only(type(self))
+        if own is None or not caches_are_quiet():
+            return False
+        if request is not None and not _is_light(request):
+            return False
+        for response in visit.responses:
+            if type(response).close is not HttpResponseBase.close:
+                return False
+            for closer in response._resource_closers:
+                if getattr(closer, "__func__", None) is not _CLOSE_REQUEST:
+                    return False
+        visit.is_finished = True
+        if request is not None:
+            request._stream.close()
+        for response in visit.responses:
+            response._resource_closers.clear()
+            response.closed = True
+        if visit.is_started:
+            reset_urlconf()
+        return True
+
+    async def _finish(self, visit: _Visit) -> None:
+        """Close everything as Django does: in the thread of the request."""
+        if visit.is_finished:
+            return
+        visit.is_finished = True
+        lease = visit.lease
+        latest = None
+        if lease is not None:
+            latest, lease.latest = lease.latest, None
+            # The thread does it even if nobody can wait for that.
+            lease.keeps = True
+        try:
+            await run_shielded(self._finish_in_thread(visit, latest), None)
+        finally:
+            if lease is not None:
+                lease.keeps = False
+
+    async def _finish_in_thread(self, visit: _Visit, latest: Any) -> None:
+        sender = type(self)
+        if not visit.is_started:
+            if visit.request is not None or visit.responses:
+                await sync_to_async(_close_all)(visit, None)
+            return
+        if await sync_to_async(_close_all)(visit, latest, sender):
+            return
+        await request_finished.asend(sender=sender)
+
+    def _drop(self, exchange: Exchange) -> None:
+        super()._drop(exchange)
+        visit = exchange.request
+        if isinstance(visit, _Visit) and not visit.is_finished:
+            visit.is_finished = True
+            lease = visit.lease
+            if lease is not None and lease.worker is not None:
+                lease.keeps = True
+                lease.submit(_close_all, visit, lease.latest, type(self))
+            else:
+                _close_all(visit, None, type(self))
+
+    def make_view_atomic(self, view: Any) -> Any:
+        """As Django's; a synchronous view is made awaitable here, once for all requests."""
+        made = super().make_view_atomic(view)
+        if made is not view or iscoroutinefunction(view) or view.__hash__ is None:
+            return made
+        awaitable = self._views.get(view)
+        if awaitable is None:
+            if len(self._views) >= _MAX_VIEWS:
+                self._views.clear()
+            awaitable = self._views[view] = sync_to_async(view, thread_sensitive=True)
+        return awaitable
+
+    # --- hooks, as Django has them -------------------------------------------------------------------
+
+    create_request = asgi.ASGIHandler.create_request
+    run_get_response = asgi.ASGIHandler.run_get_response
+    chunk_bytes = asgi.ASGIHandler.__dict__["chunk_bytes"]
+
+    async def read_body(self, receive: Receive) -> Any:
+        """Read the body to its end into a file, positioned at 0.
+
+        Raises:
+            RequestAborted: The client left first.
+        """
+        body = receive if isinstance(receive, Body) else Body(receive, self.limits)
+        body_file = tempfile.SpooledTemporaryFile(max_size=settings.FILE_UPLOAD_MAX_MEMORY_SIZE, mode="w+b")
+        size = 0
+        try:
+            while not body.is_settled:
+                part = (await body())["body"]
+                size += len(part)
+                if size <= settings.FILE_UPLOAD_MAX_MEMORY_SIZE:
+                    body_file.write(part)
+                else:
+                    await in_file_thread(body_file.write, part)
+            await in_file_thread(body_file.seek, 0)
+        except BaseException as exc:
+            body_file.close()
+            if isinstance(exc, ClientDisconnectedError):
+                raise RequestAborted from exc
+            raise
+        return body_file
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        """Raise ``RequestAborted`` when the client has left, and not before.
+
+        Raises:
+            RequestAborted: The client has left.
+            ServerProtocolError: The server gave a message that may not come now.
+        """
+        await (receive if isinstance(receive, Body) else Body(receive, self.limits)).listen()
+        raise RequestAborted
+
+    def handle_uncaught_exception(self, request: Any, resolver: Any, exc_info: Any) -> Any:  # type: ignore[override]
+        """The response to an exception that no middleware has turned into one; it was logged already."""
+        try:
+            return handlers_exception.handle_uncaught_exception(request, resolver, exc_info)
+        except Exception:
+            text = traceback.format_exc() if settings.DEBUG else "Internal Server Error"
+            return HttpResponseServerError(text, content_type="text/plain")
+
+    def handle_http_error(self, request: Any, exc: HTTPError) -> Any:
+        """The response to a request that the engine refuses: malformed, too large or too slow."""
+        response = HttpResponse(exc.detail, status=exc.status_code, content_type="text/plain; charset=utf-8")
+        for name, value in dict(exc.headers or {}).items():
+            response[name] = value
+        logger.warning("%s: %s", response.reason_phrase, exc.detail, extra={"status_code": exc.status_code})
+        return response
+
+    async def send_response(self, response: Any, send: Send) -> None:
+        """Send start, body messages of at most :attr:`chunk_size` bytes, and end.
+
+        Args:
+            response: Django's response.
+            send: Takes the messages of the response and checks them.
+        """
+        made = answer(response)
+        if isinstance(send, Exchange):
+            send.take(made)
+            await self._sending(made, send)
+            return
+        try:
+            await self._sending(made, Writer(send, False, self.chunk_size))
+        finally:
+            await run_shielded(self._close_unseen(made), self.limits.close_timeout_seconds)
+
+
+ASGIHandler._base = ASGIHandler
+
+
+def get_asgi_application(**options: Any) -> ASGIHandler:
+    """Set Django up and return its ASGI application; in place of ``django.core.asgi.get_asgi_application``.
+
+    Args:
+        options: As for :class:`ASGIHandler`; none are needed.
+    """
+    django.setup(set_prefix=False)
+    return ASGIHandler(**options)
+
+
+_CLOSE_REQUEST: Final = asgi.ASGIRequest.close
+
+
+def _is_light(request: Any) -> bool:
+    """Whether closing a request closes a body in memory and nothing else."""
+    return (
+        type(request).close is _CLOSE_REQUEST and type(request._stream) is BytesIO and "_files" not in request.__dict__
+    )
+
+
+def _send_to(receivers: list[Any], signal: Any, sender: type, scope: Scope) -> None:
+    for receiver in receivers:
+        receiver(signal=signal, sender=sender, scope=scope)
+
+
+def _close_connections() -> None:
+    """What Django's own receivers do for the database, between a view and its stream."""
+    for receiver in STARTED.only(ASGIHandler) or ():
+        receiver(signal=STARTED.signal, sender=ASGIHandler)
+
+
+def _close_all(visit: _Visit, latest: Any, sender: type | None = None) -> bool:
+    """Close request and responses, in the thread of the request; tells whether ``request_finished`` was sent."""
+    responses = list(visit.responses)
+    if not responses and latest is not None:
+        # What a synchronous view or middleware returned when the request was cancelled already.
+        lost = latest.lost()
+        if isinstance(lost, HttpResponseBase):
+            responses.append(lost)
+    if visit.request is not None and not any(
+        closer == visit.request.close for response in responses for closer in response._resource_closers
+    ):
+        visit.request.close()
+    for response in responses[:-1]:
+        for closer in response._resource_closers:
+            try:
+                closer()
+            except Exception:
+                logger.exception("closing a response that was not sent failed")
+        response._resource_closers.clear()
+    if not responses or sender is None:
+        return False
+    response = responses[-1]
+    response._handler_class = sender
+    response.close()
+    return True

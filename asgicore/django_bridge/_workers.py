@@ -1,0 +1,444 @@
+"""Warm threads for Django's synchronous code, each lent to one request at a time.
+
+Django keeps a database connection per thread, and middleware may keep more there. So a request that runs synchronous
+code borrows a thread, runs everything in that one, and gives it back when all is closed; the next request finds the
+connections open, as under a threaded WSGI server.
+
+A request that borrowed a thread may wait for long in asynchronous code. Its thread is nobody else's meanwhile, but
+while others wait, it does not count: else forty long polls would be all that a site can hold, and a view that waits for
+another request of the same site would wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from itertools import count
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Final
+from weakref import ref
+
+from .._spool import in_file_thread
+from .._threads import register
+
+_numbers = count(1)
+
+_TICK_SECONDS: Final = 0.02
+_PARKED_TICKS: Final = 3
+"""A thread whose request has not used it for so many looks waits in asynchronous code. Looks are turns of the loop,
+too, so that a request that is merely held up by a busy loop is not taken for one."""
+
+
+class Job:
+    """A function on its way through a worker."""
+
+    __slots__ = ("_args", "_error", "_function", "_loop", "_result", "future", "is_kept")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool) -> None:
+        self._function: Callable[..., Any] | None = function
+        self._args = args
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+        """What asgiref waits for."""
+        self.is_kept = is_kept
+        """Whether it runs whatever becomes of who waits for it."""
+
+    def run(self, lease: Lease, worker: Worker) -> None:
+        """Run the function; in the worker."""
+        function, self._function = self._function, None
+        assert function is not None
+        try:
+            if self.future.cancelled() and not self.is_kept:
+                return
+            if lease.prepare is not None:
+                prepare, lease.prepare = lease.prepare, None
+                if worker.is_used:
+                    prepare()
+            self._result = function(*self._args)
+        except BaseException as exc:
+            self.fail(exc)
+        finally:
+            # Errors lead to this frame, and the job to the error.
+            del function, lease
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+        if isinstance(error, StopIteration):
+            # No future takes it, and who waits would wait for ever.
+            cause, error = error, RuntimeError("synchronous code raised StopIteration in a thread")
+            error.__cause__ = cause
+        self._error = error
+
+    def tell(self) -> None:
+        """Wake whoever waits; in any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self.future.done():
+            return
+        error, self._error = self._error, None
+        if error is None:
+            self.future.set_result(self._result)
+            return
+        try:
+            self.future.set_exception(error)
+        finally:
+            del error
+
+    def lost(self) -> object:
+        """What the function returned, if nobody got it; for a job that has ended."""
+        return self._result if self.future.cancelled() else None
+
+
+class Worker(threading.Thread):
+    """A thread that runs the jobs of one lease after the other."""
+
+    def __init__(self, workers: Workers) -> None:
+        more: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
+        super().__init__(name=f"asgicore-django-{next(_numbers)}", daemon=True, **more)
+        # Refers to what it shares with the others and not to the Workers, so that those can be collected.
+        self.workers: ref[Workers] = ref(workers)
+        self.alive_threads: set[Worker] = workers.alive_threads
+        self.idle_seconds: float = workers.idle_seconds
+        self.look: Callable[[], tuple[bool, bool, bool]] = workers.look
+        self.forget: Callable[[], object] = workers.forget
+        self.jobs: SimpleQueue[tuple[Lease, Job] | None] = SimpleQueue()
+        self.is_used = False
+        """Whether the thread has database connections, open or not."""
+        self.is_open = False
+        """Whether one of them is open."""
+        self.is_pristine = True
+        """Whether none of them is within a transaction."""
+
+    def run(self) -> None:
+        try:
+            while True:
+                try:
+                    given = self.jobs.get(timeout=self.idle_seconds)
+                except Empty:
+                    workers = self.workers()
+                    if workers is None or workers.retire(self):
+                        return
+                    del workers
+                    continue
+                if given is None:
+                    return
+                self._work(*given)
+                del given
+        finally:
+            try:
+                self.forget()
+            finally:
+                self.alive_threads.discard(self)
+
+    def _work(self, lease: Lease, job: Job) -> None:
+        job.run(lease, self)
+        self.is_used, self.is_open, self.is_pristine = self.look()
+        # Before the loop hears of it: what it does next may be giving the thread back.
+        lease.ended()
+        job.tell()
+
+
+class Lease:
+    """The thread of one request, borrowed when it first runs synchronous code; what asgiref submits to.
+
+    Args:
+        workers: Where it is borrowed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_workers",
+        "idle_ticks",
+        "is_parked",
+        "is_released",
+        "keeps",
+        "last",
+        "latest",
+        "pending",
+        "prepare",
+        "running",
+        "worker",
+    )
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self.worker: Worker | None = None
+        """The thread, while there is one."""
+        self.last: Worker | None = None
+        """The thread that there was before, which the next one should be, too."""
+        self.prepare: Callable[[], object] | None = None
+        """Called in the thread before the first job."""
+        self.keeps: bool = False
+        """Whether jobs run whatever cancels the request: it is being closed."""
+        self.pending: list[Job] = []
+        """Waiting for a thread, or for the right to run in it."""
+        self.running: int = 0
+        """Jobs that were handed to the thread and have not ended."""
+        self.idle_ticks: int = 0
+        self.is_parked: bool = False
+        self.is_released: bool = False
+        self.latest: Job | None = None
+        """The last job, whose result the request may have missed."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> asyncio.Future[Any]:
+        """Run a function in the request's thread, after those before it; what ``run_in_executor`` calls.
+
+        A future of the loop's own, which asyncio takes as it is: one of ``concurrent.futures`` has to be wrapped, and
+        costs a third of the whole hop.
+
+        Raises:
+            RuntimeError: The request is over, or the threads are closed.
+        """
+        self.latest = job = Job(function, args, self.keeps)
+        self._workers.run(self, job)
+        return job.future
+
+    def ended(self) -> None:
+        """A job has ended; in the thread."""
+        self._workers.ended(self)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs or waits."""
+        return bool(self.running or self.pending)
+
+    def give_back(self) -> None:
+        """Give the thread back as soon as it has done what it was given; another can be borrowed."""
+        self._workers.give_back(self, for_good=False)
+
+    def release(self) -> None:
+        """As :meth:`give_back`, for good."""
+        self._workers.give_back(self, for_good=True)
+
+
+class Workers:
+    """A limited number of threads for requests that run synchronous code, and a queue before them.
+
+    Args:
+        max_workers: How many requests have a thread at once. Threads of requests that wait in asynchronous code
+            while others wait for a thread do not count.
+        look: Tells, in a worker, whether there is something of it that lasts, whether that is open, and in order.
+        forget: Called in a thread that ends.
+        idle_seconds: An idle thread ends after this time, and its connections with it. 60: long enough for the pauses
+            of a site, short enough for a database that has better things to do.
+
+    Raises:
+        ValueError: ``max_workers`` is below 1.
+    """
+
+    def __init__(
+        self,
+        max_workers: int = 40,
+        *,
+        look: Callable[[], tuple[bool, bool, bool]] = lambda: (False, False, True),
+        forget: Callable[[], object] = lambda: None,
+        idle_seconds: float = 60.0,
+    ) -> None:
+        if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
+            raise ValueError(f"max_workers takes a number of threads of at least 1, not {max_workers!r}")
+        self.max_workers: int = max_workers
+        self.idle_seconds: float = idle_seconds
+        self.look = look
+        self.forget = forget
+        self.begin()
+        register(self)
+
+    def begin(self) -> None:
+        """Nothing runs, nothing waits: at first, and in the child of a fork, which has none of the threads."""
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._held: set[Lease] = set()
+        self._parked = 0
+        self._waiting: deque[Lease] = deque()
+        self._is_closed = False
+        self._ticking: asyncio.AbstractEventLoop | None = None
+        self.alive_threads: set[Worker] = set()
+
+    @property
+    def alive(self) -> int:
+        """How many threads there are."""
+        return len(self.alive_threads)
+
+    @property
+    def in_use(self) -> int:
+        """How many requests have a thread that counts."""
+        return len(self._held) - self._parked
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a thread."""
+        return len(self._waiting)
+
+    # --- for leases ----------------------------------------------------------------------------------
+
+    def run(self, lease: Lease, job: Job) -> None:
+        """Hand a job to the thread of a lease, or let it wait for one."""
+        with self._lock:
+            if lease.is_released:
+                raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
+            lease.idle_ticks = 0
+            if lease.worker is not None and not lease.is_parked and not lease.pending:
+                lease.running += 1
+                lease.worker.jobs.put((lease, job))
+                return
+            lease.pending.append(job)
+            if len(lease.pending) > 1:
+                return
+            if self._is_closed and lease.worker is None:
+                lease.pending.clear()
+                raise RuntimeError("the worker threads are closed; no more requests are taken")
+            if len(self._held) - self._parked < self.max_workers:
+                self._admit(lease)
+                return
+            if lease.is_parked:
+                self._waiting.appendleft(lease)
+            else:
+                self._waiting.append(lease)
+            self._tick_later()
+
+    def _admit(self, lease: Lease) -> None:
+        """Let a lease have a thread that counts."""
+        if lease.is_parked:
+            lease.is_parked = False
+            self._parked -= 1
+        elif lease.worker is None:
+            lease.worker = self._thread(lease)
+            self._held.add(lease)
+        worker = lease.worker
+        assert worker is not None  # a parked lease has kept its own
+        while lease.pending:
+            lease.running += 1
+            worker.jobs.put((lease, lease.pending.pop(0)))
+
+    def _thread(self, lease: Lease) -> Worker:
+        if self._idle:
+            if lease.last in self._idle:
+                self._idle.remove(lease.last)
+                return lease.last
+            return self._idle.pop()  # the last one that worked
+        worker = Worker(self)
+        self.alive_threads.add(worker)
+        try:
+            worker.start()
+        except BaseException:
+            self.alive_threads.discard(worker)
+            raise
+        return worker
+
+    def ended(self, lease: Lease) -> None:
+        """A job of a lease has ended; in its thread."""
+        with self._lock:
+            lease.running -= 1
+            lease.idle_ticks = 0
+            if lease.is_released and not lease.is_busy:
+                self._take_back(lease)
+
+    def give_back(self, lease: Lease, for_good: bool) -> None:
+        """Take the thread of a lease as soon as it is idle."""
+        with self._lock:
+            if for_good:
+                lease.is_released = True
+                if lease.worker is None and lease.pending and not any(job.is_kept for job in lease.pending):
+                    # Nobody waits for these any more, and none of them has to run.
+                    lease.pending.clear()
+                    self._waiting.remove(lease)
+            if lease.worker is not None and not lease.is_busy:
+                self._take_back(lease)
+
+    def _take_back(self, lease: Lease) -> None:
+        worker, lease.worker, lease.last = lease.worker, None, lease.worker
+        assert worker is not None
+        self._held.discard(lease)
+        if lease.is_parked:
+            lease.is_parked = False
+            self._parked -= 1
+        if self._is_closed or len(self._idle) >= self.max_workers:
+            worker.jobs.put(None)
+        else:
+            self._idle.append(worker)
+        self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        while self._waiting and len(self._held) - self._parked < self.max_workers:
+            lease = self._waiting.popleft()
+            try:
+                self._admit(lease)
+            except RuntimeError as exc:  # the system has no more threads
+                for job in lease.pending:
+                    job.fail(exc)
+                    job.tell()
+                lease.pending.clear()
+
+    def _tick_later(self) -> None:
+        """Look after the threads that are not used as long as somebody waits."""
+        if self._ticking is None or self._ticking.is_closed():
+            self._ticking = asyncio.get_running_loop()
+            self._ticking.call_later(_TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        with self._lock:
+            loop, self._ticking = self._ticking, None
+            if not self._waiting or loop is None:
+                return
+            for lease in self._held:
+                if not lease.is_busy and not lease.is_parked:
+                    lease.idle_ticks += 1
+                    if lease.idle_ticks >= _PARKED_TICKS:
+                        lease.is_parked = True
+                        self._parked += 1
+            self._admit_waiting()
+            if self._waiting:
+                self._ticking = loop
+                loop.call_later(_TICK_SECONDS, self._tick)
+
+    # --- for threads ---------------------------------------------------------------------------------
+
+    def retire(self, worker: Worker) -> bool:
+        """Whether an idle thread may end."""
+        with self._lock:
+            try:
+                self._idle.remove(worker)
+            except ValueError:
+                return False  # it was just borrowed
+            return True
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    async def aclose(self, seconds: float = 10.0) -> bool:
+        """Take no more requests, end the idle threads, and wait for the others, for so long at most.
+
+        Returns whether all have ended.
+        """
+        workers = self.exit()
+        await in_file_thread(_join, workers, seconds)
+        return not any(worker.is_alive() for worker in workers)
+
+    def exit(self) -> list[Worker]:
+        """Take no more requests and end the idle threads; returns those that are there."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            workers = list(self.alive_threads)
+        for worker in idle:
+            worker.jobs.put(None)
+        return workers
+
+    def __del__(self) -> None:
+        for worker in getattr(self, "_idle", ()):
+            worker.jobs.put(None)
+
+
+def _join(workers: list[Worker], seconds: float) -> None:
+    deadline = monotonic() + seconds
+    for worker in workers:
+        worker.join(max(deadline - monotonic(), 0))
