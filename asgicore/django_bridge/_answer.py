@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 from asgiref.sync import sync_to_async
 from django.http import FileResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase, ResponseHeaders
 
 from .. import _grammar
 from .._files import FileParts, path_of, regular_file_status
@@ -59,7 +60,10 @@ def _encode_value(name: str | bytes, value: str | bytes) -> bytes:
 def _encode(response: Any) -> RawHeaders:
     """The header fields and cookies of a response, with their names as Django writes them."""
     fields: RawHeaders = []
-    for name, value in response.items():
+    headers = response.headers
+    # The fields of a mapping that is all Python take 0.5 us each by its items().
+    own = type(headers) is ResponseHeaders and type(response).items is HttpResponseBase.items
+    for name, value in headers._store.values() if own else response.items():
         encoded = _encode_name(name)
         if encoded is not None:
             fields.append((encoded, _encode_value(name, value)))
@@ -86,9 +90,7 @@ class _Fields:
         if status == 204 or status < 200:
             # RFC 9110 section 8.6: these have none.
             return [field for field in fields if field[0].lower() != b"content-length"]
-        if response.streaming or "Content-Length" in response:
-            return fields
-        if self._body:
+        if self._body and "Content-Length" not in response.headers:
             fields.append((b"Content-Length", b"%d" % len(self._body)))
         return fields
 

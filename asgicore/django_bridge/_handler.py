@@ -23,7 +23,6 @@ import logging
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -32,11 +31,11 @@ from typing import Any, ClassVar, Final, Literal, cast
 import django
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, sync_to_async
 from django.conf import settings
-from django.core.exceptions import RequestAborted
+from django.core.exceptions import BadRequest, RequestAborted
 from django.core.handlers import asgi
 from django.core.handlers import exception as handlers_exception
 from django.core.signals import request_finished, setting_changed
-from django.http import HttpResponse, HttpResponseServerError
+from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseServerError
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver, get_urlconf, set_script_prefix
 
@@ -55,6 +54,7 @@ from ..limits import Limits
 from ..types import Receive, Scope, Send
 from ._answer import Answer, StreamAnswer, answer
 from ._cancel import CancelOnce, no_scope
+from ._chain import join_hops, join_view_hooks
 from ._options import read_options
 from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
 from ._request import ASGIRequest
@@ -66,6 +66,9 @@ logger = logging.getLogger("django.request")
 
 # A site has fewer; what makes views as it goes must not fill the memory.
 _MAX_VIEWS: Final = 4096
+
+# Whoever puts our class in the place of this one, as a test may, is not to be called again from within.
+_DjangoHandler: Final[Any] = asgi.ASGIHandler
 
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
 
@@ -91,8 +94,10 @@ class _Context(ThreadSensitiveContext):
 
     def leave(self) -> None:
         _executors.pop(self, None)
-        with suppress(ValueError):  # another context: the loop has given the task up
+        try:  # noqa: SIM105  # suppress() costs a microsecond
             _sensitive.reset(self.token)
+        except ValueError:
+            pass  # another context: the loop has given the task up
         self._exited = True
         self.lease.release()
 
@@ -126,7 +131,7 @@ class _Visit:
         """Whether everything was closed."""
 
 
-class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django has no types
+class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has no types
     """Django's handler on the engine; a subclass of Django's own, with its hooks.
 
     Every option can be given as a key of the setting ``ASGICORE``, too, in capitals.
@@ -149,6 +154,7 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
     request_class: type[Any] = ASGIRequest
     chunk_size: int = 2**16
 
+    _view_middleware: Any
     _base: ClassVar[type[Any]]
     _leaving: ClassVar[tuple[type[Exception], ...]] = (ClientDisconnectedError, RequestAborted)
 
@@ -336,15 +342,11 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
     # --- the end of a request ------------------------------------------------------------------------
 
     async def _close(self, exchange: Exchange) -> None:
-        body = exchange.body
-        if (
-            exchange.unclosed
-            or body.needs_closing
-            or self._tells_of_ends
-            or not isinstance(exchange.request, _Visit)
-            or not self._finish_now(exchange.request)
-        ):
+        visit = exchange.request
+        if exchange.unclosed or exchange.body.needs_closing or self._tells_of_ends or not isinstance(visit, _Visit):
             await super()._close(exchange)
+        elif not self._finish_now(visit):
+            await run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
 
     def _enders(self, exchange: Exchange) -> Iterator[Closer]:
         visit = exchange.request
@@ -354,7 +356,8 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
                 if exchange.is_gone:
                     yield lambda: self.client_left(visit.request, exchange.phase)
                 yield lambda: self.request_finished(visit.request, response)
-            yield partial(self._finish, visit)
+            # However long it takes: a thread cannot be left.
+            yield lambda: run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
         yield exchange.body.aclose
 
     def _finish_now(self, visit: _Visit) -> bool:
@@ -395,7 +398,7 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
             # The thread does it even if nobody can wait for that.
             lease.keeps = True
         try:
-            await run_shielded(self._finish_in_thread(visit, latest), None)
+            await self._finish_in_thread(visit, latest)
         finally:
             if lease is not None:
                 lease.keeps = False
@@ -422,23 +425,43 @@ class ASGIHandler(Handler, asgi.ASGIHandler):  # type: ignore[misc]  # Django ha
             else:
                 _close_all(visit, None, type(self))
 
+    def load_middleware(self, is_async: bool = False) -> None:
+        """As Django's; synchronous hooks that follow each other take one hop to the thread together."""
+        super().load_middleware(is_async=is_async)
+        if is_async:
+            join_hops(self._middleware_chain)
+            self._view_middleware = join_view_hooks(self._view_middleware)
+
     def make_view_atomic(self, view: Any) -> Any:
         """As Django's; a synchronous view is made awaitable here, once for all requests."""
         made = super().make_view_atomic(view)
-        if made is not view or iscoroutinefunction(view) or view.__hash__ is None:
+        if made is not view or view.__hash__ is None:
             return made
         awaitable = self._views.get(view)
         if awaitable is None:
             if len(self._views) >= _MAX_VIEWS:
                 self._views.clear()
-            awaitable = self._views[view] = sync_to_async(view, thread_sensitive=True)
+            awaitable = view if iscoroutinefunction(view) else sync_to_async(view, thread_sensitive=True)
+            self._views[view] = awaitable
         return awaitable
 
     # --- hooks, as Django has them -------------------------------------------------------------------
 
-    create_request = asgi.ASGIHandler.create_request
-    run_get_response = asgi.ASGIHandler.run_get_response
-    chunk_bytes = asgi.ASGIHandler.__dict__["chunk_bytes"]
+    def create_request(self, scope: Any, body_file: Any) -> tuple[Any, Any]:
+        """Create the request.
+
+        Returns:
+            ``(request, None)``, or ``(None, response)`` if something about it is the client's fault.
+        """
+        try:
+            made: tuple[Any, Any] = _DjangoHandler.create_request(self, scope, body_file)
+            return made
+        except BadRequest as exc:
+            logger.warning("Bad Request (%s)", exc, extra={"status_code": 400})
+            return None, HttpResponseBadRequest()
+
+    run_get_response = _DjangoHandler.run_get_response
+    chunk_bytes = _DjangoHandler.__dict__["chunk_bytes"]
 
     async def read_body(self, receive: Receive) -> Any:
         """Read the body to its end into a file, positioned at 0.

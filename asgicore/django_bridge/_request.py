@@ -63,7 +63,11 @@ class ASGIRequest(asgi.ASGIRequest):  # type: ignore[misc]  # Django has no type
             if cookie is not None:
                 meta["HTTP_COOKIE"] = cookie.rstrip("; ")
         self.META = meta
-        self._set_content_type_params(meta)
+        if "CONTENT_TYPE" in meta:
+            self._set_content_type_params(meta)
+        else:
+            self.content_type = ""
+            self.content_params: dict[str, str] = {}
         self._stream = body_file
 
 

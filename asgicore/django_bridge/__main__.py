@@ -1,0 +1,9 @@
+"""``python -m asgicore.django_bridge``: what a project gains, and what keeps it from gaining more."""
+
+from __future__ import annotations
+
+import sys
+
+from ._check import main
+
+sys.exit(main())
