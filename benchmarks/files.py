@@ -129,7 +129,7 @@ def goals(rows: Iterable[Row]) -> Iterator[str]:
     yield "|---|---|---:|---|"
     for row in rows:
         for verdict in row.goals:
-            value = "-" if verdict.value is None else f"{verdict.value:,.2f}"
+            value = "-" if verdict.value is None else number(verdict.value)
             met = "-" if verdict.is_met is None else "yes" if verdict.is_met else "**no**"
             yield f"| {row.title} | {verdict.text} | {value} | {met} |"
 

@@ -391,14 +391,13 @@ async def django_threads(peer: str, number: int) -> dict[str, float]:
 
 
 async def django_crowd(peer: str, number: int) -> dict[str, float]:
-    """Threads, over those of idle, while so many sync views are asked for that all wait."""
+    """Threads, over those before the first request, while so many sync views are asked for that all wait."""
     app = build(peer, "django-slow")
+    before = thread_count()
     async with drive.lifespan(app):
         shared.crowd.open.set()
         await drive.check(app, DJANGO_SLOW)
-        await asyncio.sleep(QUIET_SECONDS)  # for threads that end with their request
         shared.crowd.close()
-        before = thread_count()
         flight = Flight(number, DJANGO_SLOW)
         flight.begin(app)
         # How many may enter is the handler's affair: as many as there are when no more have come for some time.

@@ -286,7 +286,7 @@ def django_crowd(plan: Plan) -> list[Row]:
     number = 100 if plan.is_quick else 500
     results, notes = django_collect("django-crowd", plan, number)
     figures = figures_of(results, "threads")
-    note = "; ".join([f"over those of idle; {OURS} with its default of 40 workers", *notes])
+    note = "; ".join([f"over those before the first request; {OURS} with its default of 40 workers", *notes])
     title = f"Django, {number} requests whose sync views wait: threads"
     return [Row("django-crowd", title, "threads", figures, limit(figures, OURS, 40), note)]
 

@@ -121,7 +121,7 @@ def spread(figures: Sequence[float]) -> str:
 def verdict_text(verdict: Verdict) -> str:
     if verdict.value is None:
         return f"{verdict.text}: not measured"
-    return f"{verdict.text}: {verdict.value:,.2f}, {'met' if verdict.is_met else 'MISSED'}"
+    return f"{verdict.text}: {number(verdict.value)}, {'met' if verdict.is_met else 'MISSED'}"
 
 
 def print_row(row: Row) -> None:
