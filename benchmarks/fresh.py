@@ -25,7 +25,7 @@ from typing import Any
 from asgicore._threads import Threads
 
 from . import drive, shared
-from .apps import HANDLERS, PEERS, App, wsgi
+from .apps import BARE, HANDLERS, PEERS, App, wsgi
 from .workloads import (
     WORKLOADS,
     Message,
@@ -61,7 +61,7 @@ class UnsupportedError(Exception):
 
 def build(peer: str, workload: str) -> App:
     kind = workload.partition("-")[0]
-    peers = {"wsgi": wsgi.BRIDGES, "django": HANDLERS}.get(kind, PEERS)
+    peers = {"wsgi": wsgi.BRIDGES, "django": {**HANDLERS, BARE.name: BARE}}.get(kind, PEERS)
     app = peers[peer].build(workload)
     if app is None:
         raise UnsupportedError(f"{peer} has no {workload}")

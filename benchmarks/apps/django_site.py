@@ -229,13 +229,17 @@ class Bare(ASGIHandler):  # type: ignore[misc]
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             raise ValueError(scope["type"])
-        body = await receive()
+        message = await receive()
         set_script_prefix("")
-        request, _ = self.create_request(scope, BytesIO(body["body"]))
+        request, _ = self.create_request(scope, BytesIO(message["body"]))
         response: Any = await self.get_response_async(request)
         headers = [(name.encode(), value.encode()) for name, value in response.items()]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": response.content, "more_body": False})
+        if response.streaming:
+            async for part in response:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        body = b"" if response.streaming else response.content
+        await send({"type": "http.response.body", "body": body, "more_body": False})
         request.close()
 
 
