@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ._cookies import SameSite, build_set_cookie
 from ._grammar import CONTENT_LENGTH, PATH_CONTROL
-from ._headers import Headers, encode_field, encode_name, find, pairs
+from ._headers import Headers, encode_field, encode_name, find, find_all, pairs
 from ._pump import Pump, iterate
 from ._threads import SHARED, Threads
 from .errors import ContentLengthError, InvalidHeaderError, ResponseStateError, is_status
@@ -173,7 +173,7 @@ class Response:
         return raw
 
     def _check_length(self, raw: RawHeaders) -> None:
-        declared = [value for name, value in raw if name == b"content-length"]
+        declared = find_all(raw, b"content-length")
         if len(declared) > 1:
             raise InvalidHeaderError("content-length", "given more than once")
         if declared:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from anyio import CancelScope, move_on_after
 
@@ -141,14 +141,11 @@ class AsyncioListener:
         self._task = asyncio.get_running_loop().create_task(listen)
 
     def cancel(self) -> None:
-        """Cancel the task and leave it to the loop."""
+        """As :class:`Listener`."""
         self._task.cancel()
 
     async def stop(self) -> None:
-        """Cancel the task and wait for its end, for a few milliseconds at most.
-
-        A cancellation of the caller that arrives meanwhile is raised afterwards.
-        """
+        """As :class:`Listener`."""
         task = self._task
         if task.done():
             return
@@ -184,18 +181,30 @@ class TrioListener:
             self._ended.set()
 
     def cancel(self) -> None:
-        """As :meth:`AsyncioListener.cancel`."""
+        """As :class:`Listener`."""
         self._scope.cancel()
 
     async def stop(self) -> None:
-        """As :meth:`AsyncioListener.stop`."""
+        """As :class:`Listener`."""
         self._scope.cancel()
         if not self._ended.is_set():
             with move_on_after(_STOP_SECONDS, shield=True):
                 await self._ended.wait()
 
 
-Listener: TypeAlias = AsyncioListener | TrioListener
+class Listener(Protocol):
+    """What waits for the disconnect beside a request."""
+
+    def cancel(self) -> None:
+        """Cancel it and leave it to the loop."""
+        ...
+
+    async def stop(self) -> None:
+        """Cancel it and wait for its end, for a few milliseconds at most.
+
+        A cancellation of the caller that arrives meanwhile is raised afterwards.
+        """
+        ...
 
 
 def start_listener(listen: Coroutine[Any, Any, None]) -> Listener:

@@ -29,6 +29,7 @@ from io import BytesIO
 from typing import Any, ClassVar, Final, Literal, cast
 
 import django
+from anyio.lowlevel import checkpoint_if_cancelled
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.exceptions import BadRequest, RequestAborted
@@ -47,18 +48,19 @@ from .._lifespan import Lifespan
 from .._response import Response
 from .._spool import in_file_thread
 from .._target import check_target
-from .._watch import run_shielded
+from .._watch import AsyncioListener, Listener, run_shielded
 from .._writer import Writer
 from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
 from ..limits import Limits
 from ..types import Receive, Scope, Send
 from ._answer import Answer, StreamAnswer, answer
-from ._cancel import CancelOnce, no_scope
+from ._call import Call
+from ._cancel import CancelOnce, LateListener, no_scope
 from ._chain import join_hops, join_view_hooks
 from ._options import read_options
 from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
 from ._request import ASGIRequest
-from ._workers import Lease, Workers
+from ._workers import Job, Lease, Workers
 
 __all__ = ["ASGIHandler", "get_asgi_application"]
 
@@ -115,7 +117,7 @@ def _current_lease() -> Lease | None:
 class _Visit:
     """What the bridge knows of one request; the engine's ``exchange.request``."""
 
-    __slots__ = ("body", "is_finished", "is_started", "lease", "request", "responses", "scope")
+    __slots__ = ("body", "is_closed", "is_finished", "is_started", "lease", "request", "responses", "scope")
 
     def __init__(self, scope: Scope, body: Body) -> None:
         self.scope = scope
@@ -128,7 +130,9 @@ class _Visit:
         self.is_started = False
         """Whether ``request_started`` was sent, or would have been."""
         self.is_finished = False
-        """Whether everything was closed."""
+        """Whether somebody sees to it that everything is closed."""
+        self.is_closed = False
+        """Whether that has begun."""
 
 
 class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has no types
@@ -283,12 +287,12 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         body_file = await self._body_file(visit.body)
         set_script_prefix(asgi.get_script_prefix(scope))
         sender = type(self)
-        visit.is_started = True
         own = STARTED.only(sender)
         if own is None or lease is None:
-            await STARTED.signal.asend(sender=sender, scope=scope)
+            await self._tell_of_start(visit)
         elif own:
             lease.prepare = partial(_send_to, own, STARTED.signal, sender, scope)
+        visit.is_started = True
         request, response = self.create_request(scope, body_file)
         if request is None:
             body_file.close()
@@ -302,6 +306,12 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         if self._is_told_of_responses:
             await self.response_ready(request, response)
         return answer(response)
+
+    async def _tell_of_start(self, visit: _Visit) -> None:
+        """Send ``request_started``: to all receivers, or to none if the request is cancelled already."""
+        await checkpoint_if_cancelled()
+        visit.is_started = True
+        await Call(STARTED.signal.asend(sender=type(self), scope=visit.scope)).wait()
 
     async def _body_file(self, body: Body) -> Any:
         if body.data is not None:
@@ -338,6 +348,12 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         if visit is not None:
             visit.responses += (response,)
         return answer(response)
+
+    def _start_listener(self, exchange: Exchange) -> Listener:
+        lease = exchange.request.lease
+        if lease is not None and lease.is_busy:
+            return LateListener(lambda: AsyncioListener(self._listening(exchange)))
+        return super()._start_listener(exchange)
 
     # --- the end of a request ------------------------------------------------------------------------
 
@@ -391,27 +407,26 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         if visit.is_finished:
             return
         visit.is_finished = True
-        lease = visit.lease
+        lease, sender = visit.lease, type(self)
         latest = None
         if lease is not None:
             latest, lease.latest = lease.latest, None
             # The thread does it even if nobody can wait for that.
             lease.keeps = True
+            if getattr(AsyncToSync.executors, "current", None) is not None:
+                # A thread that waited in async_to_sync when the request was cancelled: asgiref brings its variables
+                # back, and would have us wait for that thread, which is on its way out.
+                AsyncToSync.executors.current = None
         try:
-            await self._finish_in_thread(visit, latest)
+            try:
+                await Call(sync_to_async(_close_all)(visit, latest, sender)).wait()
+            except RuntimeError:
+                if visit.is_closed:
+                    raise
+                _close_all(visit, latest, sender)  # the system has no thread for it
         finally:
             if lease is not None:
                 lease.keeps = False
-
-    async def _finish_in_thread(self, visit: _Visit, latest: Any) -> None:
-        sender = type(self)
-        if not visit.is_started:
-            if visit.request is not None or visit.responses:
-                await sync_to_async(_close_all)(visit, None)
-            return
-        if await sync_to_async(_close_all)(visit, latest, sender):
-            return
-        await request_finished.asend(sender=sender)
 
     def _drop(self, exchange: Exchange) -> None:
         super()._drop(exchange)
@@ -420,8 +435,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             visit.is_finished = True
             lease = visit.lease
             if lease is not None and lease.worker is not None:
-                lease.keeps = True
-                lease.submit(_close_all, visit, lease.latest, type(self))
+                lease.submit_last(_close_all, visit, lease.latest, type(self))
             else:
                 _close_all(visit, None, type(self))
 
@@ -566,28 +580,34 @@ def _close_connections() -> None:
         receiver(signal=STARTED.signal, sender=ASGIHandler)
 
 
-def _close_all(visit: _Visit, latest: Any, sender: type | None = None) -> bool:
-    """Close request and responses, in the thread of the request; tells whether ``request_finished`` was sent."""
-    responses = list(visit.responses)
+def _close_all(visit: _Visit, latest: Job | None, sender: type) -> None:
+    """Close responses and request and send ``request_finished``, in the thread of the request."""
+    visit.is_closed = True
+    request, responses = visit.request, list(visit.responses)
     if not responses and latest is not None:
         # What a synchronous view or middleware returned when the request was cancelled already.
         lost = latest.lost()
         if isinstance(lost, HttpResponseBase):
             responses.append(lost)
-    if visit.request is not None and not any(
-        closer == visit.request.close for response in responses for closer in response._resource_closers
+    if request is not None and not any(
+        closer == request.close for response in responses for closer in response._resource_closers
     ):
-        visit.request.close()
+        if responses:
+            responses[-1]._resource_closers.append(request.close)
+        else:
+            request.close()
     for response in responses[:-1]:
+        # Another one took its place; closing it by its own method would tell of the end twice.
         for closer in response._resource_closers:
             try:
                 closer()
             except Exception:
                 logger.exception("closing a response that was not sent failed")
         response._resource_closers.clear()
-    if not responses or sender is None:
-        return False
-    response = responses[-1]
-    response._handler_class = sender
-    response.close()
-    return True
+    if not visit.is_started:
+        return  # refused by the engine: nobody was told of it, and its response holds nothing
+    if responses:
+        responses[-1]._handler_class = sender
+        responses[-1].close()
+    else:
+        request_finished.send(sender=sender)

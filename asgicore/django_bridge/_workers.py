@@ -12,20 +12,22 @@ another request of the same site would wait for ever.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
 from itertools import count
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, Final
-from weakref import ref
+from typing import Any, Final, cast
+from weakref import WeakSet, ref
 
 from .._spool import in_file_thread
 from .._threads import register
+
+logger = logging.getLogger("django.request")
 
 _numbers = count(1)
 
@@ -38,16 +40,17 @@ too, so that a request that is merely held up by a busy loop is not taken for on
 class Job:
     """A function on its way through a worker."""
 
-    __slots__ = ("_args", "_error", "_function", "_loop", "_result", "future", "is_kept")
+    __slots__ = ("_args", "_error", "_function", "_is_missed", "_loop", "_result", "future", "is_kept")
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool) -> None:
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool, is_awaited: bool) -> None:
         self._function: Callable[..., Any] | None = function
         self._args = args
         self._result: Any = None
         self._error: BaseException | None = None
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self._loop.create_future()
-        """What asgiref waits for."""
+        self._loop = asyncio.get_running_loop() if is_awaited else None
+        self.future: asyncio.Future[Any] | None = self._loop.create_future() if self._loop is not None else None
+        """What asgiref waits for; ``None`` where nobody waits."""
+        self._is_missed = False
         self.is_kept = is_kept
         """Whether it runs whatever becomes of who waits for it."""
 
@@ -56,18 +59,26 @@ class Job:
         function, self._function = self._function, None
         assert function is not None
         try:
-            if self.future.cancelled() and not self.is_kept:
+            if not self.is_kept and self.future is not None and self.future.cancelled():
                 return
             if lease.prepare is not None:
                 prepare, lease.prepare = lease.prepare, None
                 if worker.is_used:
-                    prepare()
+                    self._prepare(prepare)
             self._result = function(*self._args)
         except BaseException as exc:
             self.fail(exc)
         finally:
             # Errors lead to this frame, and the job to the error.
             del function, lease
+
+    def _prepare(self, prepare: Callable[[], object]) -> None:
+        try:
+            prepare()
+        except Exception:
+            if not self.is_kept:
+                raise
+            logger.exception("preparing a thread for the end of a request failed")
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
@@ -79,24 +90,31 @@ class Job:
 
     def tell(self) -> None:
         """Wake whoever waits; in any thread."""
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(self._settle)
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._settle)
+                return
+        except RuntimeError:
+            pass  # the loop is closed, and nobody waits
+        self._error = None
 
     def _settle(self) -> None:
-        if self.future.done():
-            return
-        error, self._error = self._error, None
-        if error is None:
-            self.future.set_result(self._result)
-            return
+        # The error leads to frames that lead to the job.
+        (future, self.future), (error, self._error) = (self.future, None), (self._error, None)
         try:
-            self.future.set_exception(error)
+            if future is None or future.done():
+                self._is_missed = True
+            elif error is None:
+                result, self._result = self._result, None
+                future.set_result(result)
+            else:
+                future.set_exception(error)
         finally:
             del error
 
     def lost(self) -> object:
         """What the function returned, if nobody got it; for a job that has ended."""
-        return self._result if self.future.cancelled() else None
+        return self._result if self._is_missed or (self.future is not None and self.future.cancelled()) else None
 
 
 class Worker(threading.Thread):
@@ -142,7 +160,11 @@ class Worker(threading.Thread):
 
     def _work(self, lease: Lease, job: Job) -> None:
         job.run(lease, self)
-        self.is_used, self.is_open, self.is_pristine = self.look()
+        try:
+            self.is_used, self.is_open, self.is_pristine = self.look()
+        except Exception:
+            # A database that cannot be asked is looked after as one that is open.
+            self.is_used, self.is_open, self.is_pristine = True, True, False
         # Before the loop hears of it: what it does next may be giving the thread back.
         lease.ended()
         job.tell()
@@ -158,6 +180,7 @@ class Lease:
     __slots__ = (
         "__weakref__",
         "_workers",
+        "gives_back",
         "idle_ticks",
         "is_parked",
         "is_released",
@@ -186,7 +209,10 @@ class Lease:
         """Jobs that were handed to the thread and have not ended."""
         self.idle_ticks: int = 0
         self.is_parked: bool = False
+        self.gives_back: bool = False
+        """Whether the thread goes back as soon as it is idle."""
         self.is_released: bool = False
+        """Whether that is for good."""
         self.latest: Job | None = None
         """The last job, whose result the request may have missed."""
 
@@ -199,9 +225,13 @@ class Lease:
         Raises:
             RuntimeError: The request is over, or the threads are closed.
         """
-        self.latest = job = Job(function, args, self.keeps)
+        self.latest = job = Job(function, args, self.keeps, True)
         self._workers.run(self, job)
-        return job.future
+        return cast("asyncio.Future[Any]", job.future)
+
+    def submit_last(self, function: Callable[..., Any], /, *args: Any) -> None:
+        """Run a function in the request's thread if it has one, and wait for nothing; in a finalizer, too."""
+        self._workers.finish(self, Job(function, args, True, False))
 
     def ended(self) -> None:
         """A job has ended; in the thread."""
@@ -214,11 +244,13 @@ class Lease:
 
     def give_back(self) -> None:
         """Give the thread back as soon as it has done what it was given; another can be borrowed."""
-        self._workers.give_back(self, for_good=False)
+        self.gives_back = True
+        self._workers.give_back(self)
 
     def release(self) -> None:
         """As :meth:`give_back`, for good."""
-        self._workers.give_back(self, for_good=True)
+        self.is_released = True
+        self._workers.give_back(self)
 
 
 class Workers:
@@ -259,9 +291,13 @@ class Workers:
         self._idle: list[Worker] = []
         self._held: set[Lease] = set()
         self._parked = 0
+        # Those who have a thread and want to go on in it are before those who have none.
+        self._returning: deque[Lease] = deque()
         self._waiting: deque[Lease] = deque()
+        # What a finalizer wants done, which may run where the lock is held: whoever holds it does that.
+        self._errands: deque[tuple[Lease, Job | None]] = deque()
         self._is_closed = False
-        self._ticking: asyncio.AbstractEventLoop | None = None
+        self._ticking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self.alive_threads: set[Worker] = set()
 
     @property
@@ -277,34 +313,45 @@ class Workers:
     @property
     def waiting(self) -> int:
         """How many requests wait for a thread."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._returning)
 
     # --- for leases ----------------------------------------------------------------------------------
 
     def run(self, lease: Lease, job: Job) -> None:
         """Hand a job to the thread of a lease, or let it wait for one."""
-        with self._lock:
-            if lease.is_released:
-                raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
-            lease.idle_ticks = 0
-            if lease.worker is not None and not lease.is_parked and not lease.pending:
-                lease.running += 1
-                lease.worker.jobs.put((lease, job))
-                return
-            lease.pending.append(job)
-            if len(lease.pending) > 1:
-                return
-            if self._is_closed and lease.worker is None:
-                lease.pending.clear()
-                raise RuntimeError("the worker threads are closed; no more requests are taken")
-            if len(self._held) - self._parked < self.max_workers:
+        try:
+            with self._lock:
+                if lease.is_released:
+                    raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
+                lease.idle_ticks = 0
+                lease.gives_back = False
+                if lease.worker is not None and not lease.is_parked and not lease.pending:
+                    lease.running += 1
+                    lease.worker.jobs.put((lease, job))
+                elif self._is_closed and lease.worker is None and not job.is_kept:
+                    raise RuntimeError("the worker threads are closed; no more requests are taken")
+                else:
+                    lease.pending.append(job)
+                    if len(lease.pending) == 1:
+                        self._ask(lease)
+        finally:
+            if self._errands:
+                self._run_errands()
+
+    def _ask(self, lease: Lease) -> None:
+        """Admit a lease, or have it wait."""
+        if len(self._held) - self._parked < self.max_workers:
+            try:
                 self._admit(lease)
-                return
-            if lease.is_parked:
-                self._waiting.appendleft(lease)
-            else:
-                self._waiting.append(lease)
-            self._tick_later()
+            except BaseException:
+                lease.pending.clear()
+                raise
+            return
+        (self._returning if lease.is_parked else self._waiting).append(lease)
+        loop = asyncio.get_running_loop()
+        if loop not in self._ticking:
+            self._ticking.add(loop)
+            loop.call_later(_TICK_SECONDS, self._tick, loop)
 
     def _admit(self, lease: Lease) -> None:
         """Let a lease have a thread that counts."""
@@ -327,12 +374,9 @@ class Workers:
                 return lease.last
             return self._idle.pop()  # the last one that worked
         worker = Worker(self)
+        worker.start()
+        # Not before: nobody can wait for the end of a thread that has not begun. It waits for its first job.
         self.alive_threads.add(worker)
-        try:
-            worker.start()
-        except BaseException:
-            self.alive_threads.discard(worker)
-            raise
         return worker
 
     def ended(self, lease: Lease) -> None:
@@ -340,24 +384,47 @@ class Workers:
         with self._lock:
             lease.running -= 1
             lease.idle_ticks = 0
-            if lease.is_released and not lease.is_busy:
-                self._take_back(lease)
+            self._take_back(lease)
+        if self._errands:
+            self._run_errands()
 
-    def give_back(self, lease: Lease, for_good: bool) -> None:
+    def give_back(self, lease: Lease) -> None:
         """Take the thread of a lease as soon as it is idle."""
-        with self._lock:
-            if for_good:
-                lease.is_released = True
-                if lease.worker is None and lease.pending and not any(job.is_kept for job in lease.pending):
-                    # Nobody waits for these any more, and none of them has to run.
-                    lease.pending.clear()
-                    self._waiting.remove(lease)
-            if lease.worker is not None and not lease.is_busy:
-                self._take_back(lease)
+        self._errands.append((lease, None))
+        self._run_errands()
+
+    def finish(self, lease: Lease, job: Job) -> None:
+        """Hand a last job to the thread of a lease."""
+        self._errands.append((lease, job))
+        self._run_errands()
+
+    def _run_errands(self) -> None:
+        # Whoever finds the lock held leaves it to the holder, who looks after letting go of it.
+        while self._errands and self._lock.acquire(blocking=False):
+            try:
+                while self._errands:
+                    lease, job = self._errands.popleft()
+                    if job is not None and lease.worker is not None:
+                        lease.running += 1
+                        lease.worker.jobs.put((lease, job))
+                    else:
+                        self._take_back(lease)
+            finally:
+                self._lock.release()
 
     def _take_back(self, lease: Lease) -> None:
-        worker, lease.worker, lease.last = lease.worker, None, lease.worker
-        assert worker is not None
+        """Take the thread of a lease that gives it back and does not use it."""
+        if not (lease.is_released or lease.gives_back):
+            return
+        if lease.is_released and lease.worker is None and lease.pending and not any(it.is_kept for it in lease.pending):
+            # Tasks that outlive their request may wait for these.
+            _fail_all(lease, RuntimeError("the request is over; synchronous code can be run in its thread no more"))
+            self._waiting.remove(lease)
+        worker = lease.worker
+        if worker is None or lease.is_busy:
+            return
+        lease.worker, lease.last = None, worker
+        lease.gives_back = False
         self._held.discard(lease)
         if lease.is_parked:
             lease.is_parked = False
@@ -369,48 +436,42 @@ class Workers:
         self._admit_waiting()
 
     def _admit_waiting(self) -> None:
-        while self._waiting and len(self._held) - self._parked < self.max_workers:
-            lease = self._waiting.popleft()
+        while (queue := self._returning or self._waiting) and len(self._held) - self._parked < self.max_workers:
+            lease = queue.popleft()
             try:
                 self._admit(lease)
             except RuntimeError as exc:  # the system has no more threads
-                for job in lease.pending:
-                    job.fail(exc)
-                    job.tell()
-                lease.pending.clear()
+                _fail_all(lease, exc)
 
-    def _tick_later(self) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after the threads that are not used as long as somebody waits."""
-        if self._ticking is None or self._ticking.is_closed():
-            self._ticking = asyncio.get_running_loop()
-            self._ticking.call_later(_TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
         with self._lock:
-            loop, self._ticking = self._ticking, None
-            if not self._waiting or loop is None:
-                return
-            for lease in self._held:
-                if not lease.is_busy and not lease.is_parked:
-                    lease.idle_ticks += 1
-                    if lease.idle_ticks >= _PARKED_TICKS:
-                        lease.is_parked = True
-                        self._parked += 1
-            self._admit_waiting()
-            if self._waiting:
-                self._ticking = loop
-                loop.call_later(_TICK_SECONDS, self._tick)
+            if self._returning or self._waiting:
+                for lease in self._held:
+                    if not lease.is_busy and not lease.is_parked:
+                        lease.idle_ticks += 1
+                        if lease.idle_ticks >= _PARKED_TICKS:
+                            lease.is_parked = True
+                            self._parked += 1
+                self._admit_waiting()
+            if self._returning or self._waiting:
+                loop.call_later(_TICK_SECONDS, self._tick, loop)
+            else:
+                self._ticking.discard(loop)
+        if self._errands:
+            self._run_errands()
 
     # --- for threads ---------------------------------------------------------------------------------
 
     def retire(self, worker: Worker) -> bool:
         """Whether an idle thread may end."""
         with self._lock:
-            try:
+            is_idle = worker in self._idle  # or it was just borrowed
+            if is_idle:
                 self._idle.remove(worker)
-            except ValueError:
-                return False  # it was just borrowed
-            return True
+        if self._errands:
+            self._run_errands()
+        return is_idle
 
     # --- the end -------------------------------------------------------------------------------------
 
@@ -419,9 +480,9 @@ class Workers:
 
         Returns whether all have ended.
         """
-        workers = self.exit()
-        await in_file_thread(_join, workers, seconds)
-        return not any(worker.is_alive() for worker in workers)
+        self.exit()
+        await in_file_thread(_join, self.alive_threads, seconds)
+        return not self.alive_threads
 
     def exit(self) -> list[Worker]:
         """Take no more requests and end the idle threads; returns those that are there."""
@@ -429,6 +490,8 @@ class Workers:
             self._is_closed = True
             idle, self._idle = self._idle, []
             workers = list(self.alive_threads)
+        if self._errands:
+            self._run_errands()
         for worker in idle:
             worker.jobs.put(None)
         return workers
@@ -438,7 +501,16 @@ class Workers:
             worker.jobs.put(None)
 
 
-def _join(workers: list[Worker], seconds: float) -> None:
+def _fail_all(lease: Lease, error: RuntimeError) -> None:
+    for job in lease.pending:
+        job.fail(error)
+        job.tell()
+    lease.pending.clear()
+
+
+def _join(threads: set[Worker], seconds: float) -> None:
+    """Wait for all threads, those included that begin meanwhile."""
     deadline = monotonic() + seconds
-    for worker in workers:
-        worker.join(max(deadline - monotonic(), 0))
+    while threads and (left := deadline - monotonic()) > 0:
+        for thread in list(threads)[:1]:
+            thread.join(left)
