@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Django's responses as the engine sends them.
 
 ::
@@ -10,9 +12,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any, Final, cast
 
@@ -23,12 +23,12 @@ from django.http.response import HttpResponseBase, ResponseHeaders
 from .. import _grammar
 from .._files import FileParts, path_of, regular_file_status
 from .._headers import HOP_BY_HOP
-from .._jobs import bring, settle
 from .._pump import Pump, iterate
 from .._response import Response, StreamingResponse
 from .._threads import SHARED, Threads
 from ..errors import InvalidHeaderError, is_status
 from ..types import RawHeaders
+from ._call import Call
 
 __all__ = ["Answer", "StreamAnswer", "answer"]
 
@@ -155,12 +155,11 @@ def _content(response: Any) -> tuple[AsyncIterable[Any] | Iterable[Any], str | N
         return response, None
     if kind.__aiter__ is not StreamingHttpResponse.__aiter__:
         return response, None
-    if kind.__iter__ is not StreamingHttpResponse.__iter__ and not response.is_async:
-        return iter(response), None
     if kind.streaming_content is not StreamingHttpResponse.streaming_content:
         return response.streaming_content, None
     if response.is_async:
-        return _Parts(response._iterator, response.make_bytes), None
+        is_plain = kind.make_bytes is HttpResponseBase.make_bytes
+        return _Parts(response._iterator, response.make_bytes, is_plain), None
     file = response.file_to_stream if isinstance(response, FileResponse) else None
     if file is not None:
         status = regular_file_status(file)
@@ -180,19 +179,21 @@ def _file(response: Any, file: Any, status: Any) -> tuple[FileParts, str | None]
 class _Parts:
     """What a view's asynchronous iterator gives, as bytes; itself its iterator."""
 
-    __slots__ = ("_iterator", "_make_bytes", "_next")
+    __slots__ = ("_is_plain", "_iterator", "_make_bytes", "_next")
 
-    def __init__(self, iterator: AsyncIterator[Any], make_bytes: Callable[[Any], bytes]) -> None:
+    def __init__(self, iterator: AsyncIterator[Any], make_bytes: Callable[[Any], bytes], is_plain: bool) -> None:
         self._iterator = iterator
         self._next = iterator.__anext__
         self._make_bytes = make_bytes
+        # Django's own gives bytes back as they are.
+        self._is_plain = is_plain
 
     def __aiter__(self) -> _Parts:
         return self
 
     async def __anext__(self) -> bytes:
         part: Any = await self._next()
-        return part if type(part) is bytes else self._make_bytes(part)
+        return part if self._is_plain and type(part) is bytes else self._make_bytes(part)
 
     async def aclose(self) -> None:
         """Close the view's own iterator, which Django leaves to the collector."""
@@ -208,9 +209,10 @@ class _Synchronous(Pump[None]):
 
     def _start(self, max_waiting: int | None) -> Any:
         produce, self._produce = cast("Callable[[Any], None]", self._produce), None
-        run: Any = _Run(produce, self)
-        self._job = run
-        return run
+        call: Any = Call(sync_to_async(produce, thread_sensitive=True)(self))
+        call.task.add_done_callback(lambda _: self.notify())
+        self._job = call
+        return call
 
     async def aclose(self) -> None:
         """As :meth:`Pump.aclose`; what never began is closed with Django's response."""
@@ -218,32 +220,3 @@ class _Synchronous(Pump[None]):
             self.stop()
         else:
             await super().aclose()
-
-
-class _Run:
-    """One call of ``sync_to_async``, as the pump knows its jobs."""
-
-    __slots__ = ("_context", "_task")
-
-    def __init__(self, produce: Callable[[Any], None], pump: _Synchronous) -> None:
-        run: Any = sync_to_async(produce, thread_sensitive=True)
-        self._context = copy_context()
-        self._task: asyncio.Task[None] = asyncio.get_running_loop().create_task(run(pump), context=self._context)
-        self._task.add_done_callback(lambda _: pump.notify())
-
-    @property
-    def is_done(self) -> bool:
-        return self._task.done()
-
-    async def wait(self) -> None:
-        """Return or raise what the producer did, with its changes of context variables."""
-        await self.settle()
-        bring(self._context)
-        self._task.result()
-
-    async def settle(self) -> None:
-        """Wait for the end, whatever cancels; a native cancellation that arrives meanwhile is raised afterwards."""
-        await settle(self)
-
-    async def ended(self) -> None:
-        await asyncio.wait((self._task,))

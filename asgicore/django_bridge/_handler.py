@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Django's ASGI handler on the engine.
 
 ::
@@ -48,28 +50,29 @@ from .._lifespan import Lifespan
 from .._response import Response
 from .._spool import in_file_thread
 from .._target import check_target
-from .._watch import Listener, run_shielded
+from .._watch import AsyncioListener, Listener, run_shielded
 from .._writer import Writer
 from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
 from ..limits import Limits
 from ..types import Receive, Scope, Send
 from ._answer import Answer, StreamAnswer, answer
+from ._call import Call
 from ._cancel import CancelOnce, LateListener, no_scope
 from ._chain import join_hops, join_view_hooks
 from ._options import read_options
 from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
 from ._request import ASGIRequest
+from ._stock import DjangoHandler, DjangoRequest
 from ._workers import Job, Lease, Workers
 
 __all__ = ["ASGIHandler", "get_asgi_application"]
 
 logger = logging.getLogger("django.request")
 
+_stock_handler: Final[Any] = DjangoHandler
+
 # A site has fewer; what makes views as it goes must not fill the memory.
 _MAX_VIEWS: Final = 4096
-
-# Whoever puts our class in the place of this one, as a test may, is not to be called again from within.
-_DjangoHandler: Final[Any] = asgi.ASGIHandler
 
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
 
@@ -134,7 +137,7 @@ class _Visit:
         """Whether that has begun."""
 
 
-class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has no types
+class ASGIHandler(Handler, DjangoHandler):
     """Django's handler on the engine; a subclass of Django's own, with its hooks.
 
     Every option can be given as a key of the setting ``ASGICORE``, too, in capitals.
@@ -220,7 +223,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
     def _setting_changed(self, *, setting: str, value: Any, **_: Any) -> None:
         """A test overrides a setting."""
         if setting == "FILE_UPLOAD_MAX_MEMORY_SIZE":
-            self.limits = replace(self.limits, spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE)
+            self.limits: Limits = replace(self.limits, spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE)
 
     def _new_workers(self) -> Workers:
         return Workers(self._max_workers, look=look_at_connections, forget=forget_connections)
@@ -299,7 +302,8 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             visit.request = request
             response = await self.run_get_response(request)
         visit.responses += (response,)
-        if lease is not None and lease.worker is not None and response.streaming and response.is_async:
+        answered: Any = response
+        if lease is not None and lease.worker is not None and answered.streaming and answered.is_async:
             # Middleware and view are done. A stream may go on for hours, and needs no thread to wait.
             self._give_back(lease)
         if self._is_told_of_responses:
@@ -310,26 +314,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         """Send ``request_started``: to all receivers, or to none if the request is cancelled already."""
         await checkpoint_if_cancelled()
         visit.is_started = True
-        failures: list[Exception] = []
-
-        async def tell() -> None:
-            try:
-                await STARTED.signal.asend(sender=type(self), scope=visit.scope)
-            except Exception as exc:
-                failures.append(exc)
-
-        if visit.lease is not None:
-            visit.lease.keeps = True
-        try:
-            await run_shielded(tell(), None)
-        finally:
-            if visit.lease is not None:
-                visit.lease.keeps = False
-        if failures:
-            try:
-                raise failures[0]
-            finally:
-                failures.clear()
+        await Call(STARTED.signal.asend(sender=type(self), scope=visit.scope)).wait()
 
     async def _body_file(self, body: Body) -> Any:
         if body.data is not None:
@@ -370,7 +355,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
     def _start_listener(self, exchange: Exchange) -> Listener:
         lease = exchange.request.lease
         if lease is not None and lease.is_busy:
-            return LateListener(partial(super()._start_listener, exchange))
+            return LateListener(lambda: AsyncioListener(self._listening(exchange)))
         return super()._start_listener(exchange)
 
     # --- the end of a request ------------------------------------------------------------------------
@@ -437,13 +422,11 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
                 AsyncToSync.executors.current = None
         try:
             try:
-                is_told = await sync_to_async(_close_all)(visit, latest, sender)
+                await Call(sync_to_async(_close_all)(visit, latest, sender)).wait()
             except RuntimeError:
                 if visit.is_closed:
                     raise
-                is_told = _close_all(visit, latest, sender)  # the system has no thread for it
-            if visit.is_started and not is_told:
-                await request_finished.asend(sender=sender)
+                _close_all(visit, latest, sender)  # the system has no thread for it
         finally:
             if lease is not None:
                 lease.keeps = False
@@ -455,9 +438,9 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             visit.is_finished = True
             lease = visit.lease
             if lease is not None and lease.worker is not None:
-                lease.submit_last(_close_and_tell, visit, lease.latest, type(self))
+                lease.submit_last(_close_all, visit, lease.latest, type(self))
             else:
-                _close_and_tell(visit, None, type(self))
+                _close_all(visit, None, type(self))
 
     def load_middleware(self, is_async: bool = False) -> None:
         """As Django's; synchronous hooks that follow each other take one hop to the thread together."""
@@ -488,14 +471,14 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             ``(request, None)``, or ``(None, response)`` if something about it is the client's fault.
         """
         try:
-            made: tuple[Any, Any] = _DjangoHandler.create_request(self, scope, body_file)
+            made: tuple[Any, Any] = _stock_handler.create_request(self, scope, body_file)
             return made
         except BadRequest as exc:
             logger.warning("Bad Request (%s)", exc, extra={"status_code": 400})
             return None, HttpResponseBadRequest()
 
-    run_get_response = _DjangoHandler.run_get_response
-    chunk_bytes = _DjangoHandler.__dict__["chunk_bytes"]
+    run_get_response: Any = vars(_stock_handler)["run_get_response"]
+    chunk_bytes: Any = vars(_stock_handler)["chunk_bytes"]
 
     async def read_body(self, receive: Receive) -> Any:
         """Read the body to its end into a file, positioned at 0.
@@ -538,11 +521,11 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             return handlers_exception.handle_uncaught_exception(request, resolver, exc_info)
         except Exception:
             text = traceback.format_exc() if settings.DEBUG else "Internal Server Error"
-            return HttpResponseServerError(text, content_type="text/plain")
+            return HttpResponseServerError(text.encode(errors="backslashreplace"), content_type="text/plain")
 
     def handle_http_error(self, request: Any, exc: HTTPError) -> Any:
         """The response to a request that the engine refuses: malformed, too large or too slow."""
-        response = HttpResponse(exc.detail, status=exc.status_code, content_type="text/plain; charset=utf-8")
+        response = HttpResponse(exc.detail.encode(), status=exc.status_code, content_type="text/plain; charset=utf-8")
         for name, value in dict(exc.headers or {}).items():
             response[name] = value
         logger.warning("%s: %s", response.reason_phrase, exc.detail, extra={"status_code": exc.status_code})
@@ -579,7 +562,7 @@ def get_asgi_application(**options: Any) -> ASGIHandler:
     return ASGIHandler(**options)
 
 
-_CLOSE_REQUEST: Final = asgi.ASGIRequest.close
+_CLOSE_REQUEST: Final[Any] = vars(DjangoRequest)["close"]
 
 
 def _is_light(request: Any) -> bool:
@@ -600,16 +583,15 @@ def _close_connections() -> None:
         receiver(signal=STARTED.signal, sender=ASGIHandler)
 
 
-def _close_all(visit: _Visit, latest: Job | None, sender: type) -> bool:
-    """Close request and responses, in the thread of the request; tells whether ``request_finished`` was sent."""
+def _close_all(visit: _Visit, latest: Job | None, sender: type) -> None:
+    """Close responses and request and send ``request_finished``, in the thread of the request."""
     visit.is_closed = True
-    responses = list(visit.responses)
+    request, responses = visit.request, list(visit.responses)
     if not responses and latest is not None:
         # What a synchronous view or middleware returned when the request was cancelled already.
         lost = latest.lost()
         if isinstance(lost, HttpResponseBase):
             responses.append(lost)
-    request = visit.request
     if request is not None and not any(
         closer == request.close for response in responses for closer in response._resource_closers
     ):
@@ -618,22 +600,17 @@ def _close_all(visit: _Visit, latest: Job | None, sender: type) -> bool:
         else:
             request.close()
     for response in responses[:-1]:
+        # Another one took its place; closing it by its own method would tell of the end twice.
         for closer in response._resource_closers:
             try:
                 closer()
             except Exception:
                 logger.exception("closing a response that was not sent failed")
         response._resource_closers.clear()
-    if not responses:
-        return False
-    response = responses[-1]
     if not visit.is_started:
-        return False  # refused by the engine; there is nothing to close, and nobody was told of it
-    response._handler_class = sender
-    response.close()
-    return True
-
-
-def _close_and_tell(visit: _Visit, latest: Job | None, sender: type) -> None:
-    if not _close_all(visit, latest, sender) and visit.is_started:
+        return  # refused by the engine: nobody was told of it, and its response holds nothing
+    if responses:
+        responses[-1]._handler_class = sender
+        responses[-1].close()
+    else:
         request_finished.send(sender=sender)
