@@ -698,6 +698,10 @@ async def test_exit_of_an_endless_stream_however_the_server_tells(tells: Any, sp
     assert diary.events == ["started", "finished"]
 
 
+async def _stepped(steps: Steps, coro: Any) -> Any:
+    return await steps.run(coro)
+
+
 # --- cancelled from outside --------------------------------------------------------------------------------
 
 
@@ -714,7 +718,7 @@ async def test_exit_after_native_cancellation_at_every_await_closes_everything(k
             channel = Channel(suspend=True)
             steps = Steps(number, lambda: task.cancel())  # noqa: B023
             tasks = living_tasks()
-            task = start(steps.run(handler(http_scope(), channel.receive, channel.send)))
+            task = start(_stepped(steps, handler(http_scope(), channel.receive, channel.send)))
             with anyio.fail_after(SECONDS):
                 await asyncio.wait([task])
                 while living_tasks() > tasks:
@@ -785,7 +789,7 @@ async def test_exit_of_a_request_that_the_loop_gives_up_closes_what_it_can() -> 
             handler = scene.handler(OURS)
             coro = handler(http_scope(), server.receive, server.send)
             steps = Steps(10**6, lambda: None)
-            task = start(steps.run(coro))
+            task = start(_stepped(steps, coro))
             with anyio.fail_after(SECONDS):
                 await scene.is_waiting.wait()
                 coro.close()

@@ -490,13 +490,18 @@ async def test_response_of_a_view_that_returns_a_coroutine_is_answered_as_by_sto
 ) -> None:
     """A forgotten ``await`` has Django's own words in the log."""
 
+    made = []
+
     async def inner() -> None: ...
 
     async def view(request: Any) -> Any:
-        return inner()
+        made.append(inner())
+        return made[-1]
 
     with site(view):
         assert (await same()).status == 500
+    for coroutine in made:
+        coroutine.close()
     texts = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert len(texts) == 2
     assert all("unawaited coroutine" in text for text in texts)
