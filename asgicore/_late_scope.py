@@ -35,7 +35,7 @@ _current_task: Any = current_task
 
 def innermost_scope(task: Task[Any] | None = None) -> Outer:
     """The scope that the task (the current one) is in, ``None`` if there is none; for :class:`ScopeAround`."""
-    if "trio" in _modules and is_trio():
+    if task is None and "trio" in _modules and is_trio():
         return EARLY
     state = _state_of(ref(task or _current_task()))
     return None if state is None else state.cancel_scope

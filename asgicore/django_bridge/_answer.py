@@ -10,9 +10,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any, Final, cast
 
@@ -23,12 +21,12 @@ from django.http.response import HttpResponseBase, ResponseHeaders
 from .. import _grammar
 from .._files import FileParts, path_of, regular_file_status
 from .._headers import HOP_BY_HOP
-from .._jobs import bring, settle
 from .._pump import Pump, iterate
 from .._response import Response, StreamingResponse
 from .._threads import SHARED, Threads
 from ..errors import InvalidHeaderError, is_status
 from ..types import RawHeaders
+from ._call import Call
 
 __all__ = ["Answer", "StreamAnswer", "answer"]
 
@@ -208,9 +206,10 @@ class _Synchronous(Pump[None]):
 
     def _start(self, max_waiting: int | None) -> Any:
         produce, self._produce = cast("Callable[[Any], None]", self._produce), None
-        run: Any = _Run(produce, self)
-        self._job = run
-        return run
+        call: Any = Call(sync_to_async(produce, thread_sensitive=True)(self))
+        call.task.add_done_callback(lambda _: self.notify())
+        self._job = call
+        return call
 
     async def aclose(self) -> None:
         """As :meth:`Pump.aclose`; what never began is closed with Django's response."""
@@ -218,32 +217,3 @@ class _Synchronous(Pump[None]):
             self.stop()
         else:
             await super().aclose()
-
-
-class _Run:
-    """One call of ``sync_to_async``, as the pump knows its jobs."""
-
-    __slots__ = ("_context", "_task")
-
-    def __init__(self, produce: Callable[[Any], None], pump: _Synchronous) -> None:
-        run: Any = sync_to_async(produce, thread_sensitive=True)
-        self._context = copy_context()
-        self._task: asyncio.Task[None] = asyncio.get_running_loop().create_task(run(pump), context=self._context)
-        self._task.add_done_callback(lambda _: pump.notify())
-
-    @property
-    def is_done(self) -> bool:
-        return self._task.done()
-
-    async def wait(self) -> None:
-        """Return or raise what the producer did, with its changes of context variables."""
-        await self.settle()
-        bring(self._context)
-        self._task.result()
-
-    async def settle(self) -> None:
-        """Wait for the end, whatever cancels; a native cancellation that arrives meanwhile is raised afterwards."""
-        await settle(self)
-
-    async def ended(self) -> None:
-        await asyncio.wait((self._task,))

@@ -48,12 +48,13 @@ from .._lifespan import Lifespan
 from .._response import Response
 from .._spool import in_file_thread
 from .._target import check_target
-from .._watch import Listener, run_shielded
+from .._watch import AsyncioListener, Listener, run_shielded
 from .._writer import Writer
 from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
 from ..limits import Limits
 from ..types import Receive, Scope, Send
 from ._answer import Answer, StreamAnswer, answer
+from ._call import Call
 from ._cancel import CancelOnce, LateListener, no_scope
 from ._chain import join_hops, join_view_hooks
 from ._options import read_options
@@ -310,26 +311,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         """Send ``request_started``: to all receivers, or to none if the request is cancelled already."""
         await checkpoint_if_cancelled()
         visit.is_started = True
-        failures: list[Exception] = []
-
-        async def tell() -> None:
-            try:
-                await STARTED.signal.asend(sender=type(self), scope=visit.scope)
-            except Exception as exc:
-                failures.append(exc)
-
-        if visit.lease is not None:
-            visit.lease.keeps = True
-        try:
-            await run_shielded(tell(), None)
-        finally:
-            if visit.lease is not None:
-                visit.lease.keeps = False
-        if failures:
-            try:
-                raise failures[0]
-            finally:
-                failures.clear()
+        await Call(STARTED.signal.asend(sender=type(self), scope=visit.scope)).wait()
 
     async def _body_file(self, body: Body) -> Any:
         if body.data is not None:
@@ -370,7 +352,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
     def _start_listener(self, exchange: Exchange) -> Listener:
         lease = exchange.request.lease
         if lease is not None and lease.is_busy:
-            return LateListener(partial(super()._start_listener, exchange))
+            return LateListener(lambda: AsyncioListener(self._listening(exchange)))
         return super()._start_listener(exchange)
 
     # --- the end of a request ------------------------------------------------------------------------
@@ -437,13 +419,11 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
                 AsyncToSync.executors.current = None
         try:
             try:
-                is_told = await sync_to_async(_close_all)(visit, latest, sender)
+                await Call(sync_to_async(_close_all)(visit, latest, sender)).wait()
             except RuntimeError:
                 if visit.is_closed:
                     raise
-                is_told = _close_all(visit, latest, sender)  # the system has no thread for it
-            if visit.is_started and not is_told:
-                await request_finished.asend(sender=sender)
+                _close_all(visit, latest, sender)  # the system has no thread for it
         finally:
             if lease is not None:
                 lease.keeps = False
@@ -455,9 +435,9 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             visit.is_finished = True
             lease = visit.lease
             if lease is not None and lease.worker is not None:
-                lease.submit_last(_close_and_tell, visit, lease.latest, type(self))
+                lease.submit_last(_close_all, visit, lease.latest, type(self))
             else:
-                _close_and_tell(visit, None, type(self))
+                _close_all(visit, None, type(self))
 
     def load_middleware(self, is_async: bool = False) -> None:
         """As Django's; synchronous hooks that follow each other take one hop to the thread together."""
@@ -600,16 +580,15 @@ def _close_connections() -> None:
         receiver(signal=STARTED.signal, sender=ASGIHandler)
 
 
-def _close_all(visit: _Visit, latest: Job | None, sender: type) -> bool:
-    """Close request and responses, in the thread of the request; tells whether ``request_finished`` was sent."""
+def _close_all(visit: _Visit, latest: Job | None, sender: type) -> None:
+    """Close responses and request and send ``request_finished``, in the thread of the request."""
     visit.is_closed = True
-    responses = list(visit.responses)
+    request, responses = visit.request, list(visit.responses)
     if not responses and latest is not None:
         # What a synchronous view or middleware returned when the request was cancelled already.
         lost = latest.lost()
         if isinstance(lost, HttpResponseBase):
             responses.append(lost)
-    request = visit.request
     if request is not None and not any(
         closer == request.close for response in responses for closer in response._resource_closers
     ):
@@ -618,22 +597,17 @@ def _close_all(visit: _Visit, latest: Job | None, sender: type) -> bool:
         else:
             request.close()
     for response in responses[:-1]:
+        # Another one took its place; closing it by its own method would tell of the end twice.
         for closer in response._resource_closers:
             try:
                 closer()
             except Exception:
                 logger.exception("closing a response that was not sent failed")
         response._resource_closers.clear()
-    if not responses:
-        return False
-    response = responses[-1]
     if not visit.is_started:
-        return False  # refused by the engine; there is nothing to close, and nobody was told of it
-    response._handler_class = sender
-    response.close()
-    return True
-
-
-def _close_and_tell(visit: _Visit, latest: Job | None, sender: type) -> None:
-    if not _close_all(visit, latest, sender) and visit.is_started:
+        return  # refused by the engine: nobody was told of it, and its response holds nothing
+    if responses:
+        responses[-1]._handler_class = sender
+        responses[-1].close()
+    else:
         request_finished.send(sender=sender)

@@ -12,6 +12,7 @@ another request of the same site would wait for ever.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from collections import deque
@@ -25,6 +26,8 @@ from weakref import ref
 
 from .._spool import in_file_thread
 from .._threads import register
+
+logger = logging.getLogger("django.request")
 
 _numbers = count(1)
 
@@ -60,13 +63,21 @@ class Job:
             if lease.prepare is not None:
                 prepare, lease.prepare = lease.prepare, None
                 if worker.is_used:
-                    prepare()
+                    self._prepare(prepare)
             self._result = function(*self._args)
         except BaseException as exc:
             self.fail(exc)
         finally:
             # Errors lead to this frame, and the job to the error.
             del function, lease
+
+    def _prepare(self, prepare: Callable[[], object]) -> None:
+        try:
+            prepare()
+        except Exception:
+            if not self.is_kept:
+                raise
+            logger.exception("preparing a thread for the end of a request failed")
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
