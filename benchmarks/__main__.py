@@ -7,18 +7,20 @@ import logging
 import sys
 from pathlib import Path
 
-from . import drive, files, processes
+from . import apart, drive, files, processes
 from .apps import PEERS, Peer
 from .report import Row, judge, print_row
 from .workloads import WORKLOADS, Workload
 
+NAMES = [*WORKLOADS, *processes.KINDS]
+GROUPS = {prefix: [name for name in NAMES if name.startswith(f"{prefix}-")] for prefix in ("wsgi", "django")}
+HELP = f"{', '.join(NAMES)}; {', '.join(GROUPS)} for all that begin so"
 SCALES = {"µs": 1e6, "ms": 1e3}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    names = [*WORKLOADS, *processes.KINDS]
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--only", nargs="+", choices=[*NAMES, *GROUPS], metavar="NAME", help=HELP)
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], metavar="PEER", help=", ".join(PEERS))
     parser.add_argument("--rounds", type=int, help="how many (15, with --quick 3); a third of it for fresh processes")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
@@ -44,7 +46,7 @@ class Run:
         self.failed: list[str] = []
 
     def in_process(self, workload: Workload) -> Row:
-        """Measure one workload here, all peers side by side."""
+        """Measure one workload, all peers side by side."""
         peers: list[Peer] = [PEERS[name] for name in self.peers if not workload.peers or name in workload.peers]
         if workload.own_peers:
             peers = [peer for peer in workload.own_peers if peer.name in self.peers or peer.name not in PEERS]
@@ -57,8 +59,11 @@ class Run:
 
         seconds = 0.005 if self.is_quick else 0.05
         try:
-            with drive.bound(self.core):
-                figures = drive.run(workload.loop, drive.measure, workload, peers, self.rounds, seconds, note)
+            if workload.is_apart:
+                figures = apart.measure(workload, peers, self.rounds, seconds, self.core, note)
+            else:
+                with drive.bound(self.core):
+                    figures = drive.run(workload.loop, drive.measure, workload, peers, self.rounds, seconds, note)
         except ImportError as exc:
             figures = {}
             notes.append(f"skipped: {exc.name} is not installed")
@@ -85,7 +90,8 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.CRITICAL)
     run = Run(options)
     rows: list[Row] = []
-    for name in options.only or [*WORKLOADS, *processes.KINDS]:
+    chosen = [name for given in options.only or NAMES for name in GROUPS.get(given, [given])]
+    for name in chosen:
         if options.check:
             if name in WORKLOADS:
                 row = run.in_process(WORKLOADS[name])

@@ -25,7 +25,15 @@ CHARTED = (
     "wsgi-download",
     "inflight",
     "import",
+    "django-async",
+    "django-sync",
+    "django-async-default",
+    "django-sync-query",
+    "django-file",
+    "django-inflight",
     "wire",
+    "wire-django-async",
+    "wire-django-sync",
 )
 
 WIDTH = 920

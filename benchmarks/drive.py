@@ -183,6 +183,40 @@ async def spend(app: App, workload: Workload, number: int) -> float:
     return spent
 
 
+async def start(
+    workload: Workload,
+    peer: Peer,
+    stack: contextlib.AsyncExitStack,
+    note: Callable[[str, str], None],
+) -> App | None:
+    """The application of a peer, started and checked; ``None`` if it is left out, and ``note`` is told why."""
+    try:
+        app = peer.build(workload.app or workload.name)
+        if app is None:
+            return None
+        if workload.loop != "trio":
+            await stack.enter_async_context(lifespan(app))
+        await check(app, workload)
+    except ImportError as exc:
+        note(peer.name, f"not installed ({exc.name})")
+    except WrongAnswerError as exc:
+        note(peer.name, f"wrong answer: {exc}")
+    except Exception as exc:
+        # A peer that breaks must not keep the others from being measured.
+        note(peer.name, f"failed: {exc!r}")
+    else:
+        return app
+    return None
+
+
+async def warm(app: App, workload: Workload, seconds: float) -> int:
+    """Warm the caches of an application; returns how many requests take so long."""
+    # The first ones warm, the next ones tell how long one takes; of slow ones, one is enough.
+    few = 1 if await spend(app, workload, 1) > 4 * seconds else 3
+    await spend(app, workload, few - 1)
+    return min(max(int(few * seconds / await spend(app, workload, few)), 1), 20_000)
+
+
 async def measure(
     workload: Workload,
     peers: Iterable[Peer],
@@ -200,30 +234,12 @@ async def measure(
     async with contextlib.AsyncExitStack() as stack:
         apps: dict[str, App] = {}
         for peer in peers:
-            try:
-                app = peer.build(workload.app or workload.name)
-                if app is None:
-                    continue
-                if workload.loop != "trio":
-                    await stack.enter_async_context(lifespan(app))
-                await check(app, workload)
-            except ImportError as exc:
-                note(peer.name, f"not installed ({exc.name})")
-            except WrongAnswerError as exc:
-                note(peer.name, f"wrong answer: {exc}")
-            except Exception as exc:
-                # A peer that breaks must not keep the others from being measured.
-                note(peer.name, f"failed: {exc!r}")
-            else:
+            app = await start(workload, peer, stack, note)
+            if app is not None:
                 apps[peer.name] = app
         figures: dict[str, list[float]] = {name: [] for name in apps}
         if rounds:
-            numbers = {}
-            for name, app in apps.items():
-                # The first ones warm caches, the next ones tell how long one takes; of slow ones, one is enough.
-                few = 1 if await spend(app, workload, 1) > 4 * seconds else 3
-                await spend(app, workload, few - 1)
-                numbers[name] = min(max(int(few * seconds / await spend(app, workload, few)), 1), 20_000)
+            numbers = {name: await warm(app, workload, seconds) for name, app in apps.items()}
             # What is loaded by now is never garbage; what the requests make is.
             gc.collect()
             gc.freeze()

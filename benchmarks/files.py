@@ -7,13 +7,14 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from .apps import PEERS
+from .apps import HANDLERS, PEERS
 from .chart import chart
-from .report import OURS, Row, number, spread, verdict_text
+from .report import OURS, Row, number, ratio, spread, verdict_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STEMS = {"results": "In process", "wire": "On the wire"}
@@ -47,8 +48,50 @@ IN_README = (
 )
 README_BRIDGES = (OURS, "asgiref", "a2wsgi")
 BRIDGES_IN_README = ("wsgi-hello", "wsgi-upload", "wsgi-download", "wsgi-upload-peak", "wsgi-download-peak")
-TABLES = ((IN_README, README_PEERS), (BRIDGES_IN_README, README_BRIDGES))
-BESIDE = ("a2wsgi", "anyio", "multidict", "uvloop", "trio", "uvicorn", "httptools", "pydantic", "asgiref")
+DJANGO_IN_README = (
+    "django-async",
+    "django-async-uvloop",
+    "django-sync",
+    "django-async-default",
+    "django-sync-default",
+    "django-async-query",
+    "django-sync-query",
+    "django-file",
+    "django-stream",
+    "django-upload",
+    "django-form",
+    "django-file-peak",
+    "django-stream-peak",
+    "django-inflight",
+    "django-inflight-threads",
+    "django-threads-async",
+    "django-crowd",
+    "django-stall-buffered",
+    "wire-django-async",
+    "wire-django-sync",
+    "wire-django-sync-query",
+    "wire-django-async-granian",
+    "wire-django-sync-granian",
+    "wire-django-sync-query-granian",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the README."""
+
+    rows: tuple[str, ...]
+    peers: tuple[str, ...]
+    reference: str = ""
+    """With one, a last column says how many times as good ours is."""
+
+
+TABLES = (
+    Table(IN_README, README_PEERS),
+    Table(BRIDGES_IN_README, README_BRIDGES),
+    Table(DJANGO_IN_README, tuple(HANDLERS), "django"),
+)
+BESIDE = ("a2wsgi", "anyio", "multidict", "uvloop", "trio", "uvicorn", "httptools", "granian", "pydantic", "asgiref")
 
 
 def conditions(what: str, rounds: int) -> dict[str, Any]:
@@ -86,7 +129,7 @@ def goals(rows: Iterable[Row]) -> Iterator[str]:
     yield "|---|---|---:|---|"
     for row in rows:
         for verdict in row.goals:
-            value = "-" if verdict.value is None else f"{verdict.value:,.2f}"
+            value = "-" if verdict.value is None else number(verdict.value)
             met = "-" if verdict.is_met is None else "yes" if verdict.is_met else "**no**"
             yield f"| {row.title} | {verdict.text} | {value} | {met} |"
 
@@ -147,6 +190,14 @@ def write(rows: Sequence[Row], rounds: int, folder: Path, stem: str = "results")
     (folder / "results.svg").write_text(chart(every, captions), encoding="utf-8")
 
 
+def times_as_good(row: Row, reference: str) -> str:
+    """Empty where it says nothing: one of the two is missing or has nothing at all."""
+    sides = (OURS, reference) if row.is_higher_better else (reference, OURS)
+    if not all(peer in row.figures and min(row.figures[peer]) > 0 for peer in sides):
+        return ""
+    return number(ratio(row.figures, *sides))
+
+
 def put_into_readme(readme: Path, folder: Path) -> None:
     """Replace what stands between the two marks by the figures of the last runs.
 
@@ -158,13 +209,16 @@ def put_into_readme(readme: Path, folder: Path) -> None:
     if not runs or [text.count(mark) for mark in MARKS] != [1, 1]:
         raise ValueError(f"needs {folder / 'results.json'}, and {MARKS} in {readme}")
     lines: list[str] = []
-    for names, peers in TABLES:
-        rows = [row for _, run in runs for row in run if OURS in row.figures and row.name in names]
+    for table in TABLES:
+        rows = [row for _, run in runs for row in run if OURS in row.figures and row.name in table.rows]
         if not rows:
             continue
-        lines += [f"| | {' | '.join(peers)} |", f"|---|{'---:|' * len(peers)}"]
+        heads = [*table.peers, "times as good"] if table.reference else table.peers
+        lines += [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
         for row in rows:
-            cells = [number(row.median(peer)) if peer in row.figures else "" for peer in peers]
+            cells = [number(row.median(peer)) if peer in row.figures else "" for peer in table.peers]
+            if table.reference:
+                cells.append(times_as_good(row, table.reference))
             lines.append(f"| {row.title}, {row.unit} | {' | '.join(cells)} |")
         lines.append("")
     captions = [f"{described(facts)}\n" for facts, _ in runs]

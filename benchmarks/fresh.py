@@ -5,12 +5,14 @@ Started by ``python -m benchmarks`` (see ``processes.py``), once for each peer a
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import asyncio
 import contextlib
 import gc
 import json
 import logging
+import os
 import statistics
 import sys
 import threading
@@ -23,8 +25,18 @@ from typing import Any
 from asgicore._threads import Threads
 
 from . import drive, shared
-from .apps import PEERS, App, wsgi
-from .workloads import WORKLOADS, Message, Workload, WrongAnswerError, text, upload
+from .apps import BARE, HANDLERS, PEERS, App, wsgi
+from .workloads import (
+    WORKLOADS,
+    Message,
+    Workload,
+    WrongAnswerError,
+    check_error,
+    check_parts,
+    form,
+    text,
+    upload,
+)
 
 HEARTBEAT_SECONDS = 0.001
 TINY_BYTES = 8
@@ -33,8 +45,14 @@ TINY = 300_000
 FRESH = Workload("sync-fresh", "", text(""), ())
 FIRST = Workload("first-byte", "", text(""), ())
 WAIT = Workload("wait", "", text(shared.HELLO), ())
+DJANGO_WAIT = Workload("django-wait", "", text(shared.HELLO), ())
+DJANGO_WATCHED = Workload("django-watched", "", text(shared.HELLO), ())
+DJANGO_SLOW = Workload("django-slow", "", text(shared.HELLO), ())
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+TASKS = Path("/proc/self/task")
+QUIET_SECONDS = 0.3
+"""Nothing that was going to happen by itself takes longer."""
 
 
 class UnsupportedError(Exception):
@@ -42,7 +60,8 @@ class UnsupportedError(Exception):
 
 
 def build(peer: str, workload: str) -> App:
-    peers = wsgi.BRIDGES if workload.startswith("wsgi") else PEERS
+    kind = workload.partition("-")[0]
+    peers = {"wsgi": wsgi.BRIDGES, "django": {**HANDLERS, BARE.name: BARE}}.get(kind, PEERS)
     app = peers[peer].build(workload)
     if app is None:
         raise UnsupportedError(f"{peer} has no {workload}")
@@ -117,35 +136,60 @@ class SlowReader(drive.Channel):
         await super().send(message)
 
 
-async def download_peak(app: App, number: int) -> dict[str, float]:
+async def download(app: App, workload: Workload, size: int, parts: int) -> None:
+    """One download of ``parts`` parts of ``size`` bytes by a slow reader."""
+    channel = SlowReader(16 * size)
+    await app(next(workload.scopes()), channel.receive, channel.send)
+    is_whole = channel.done.is_set() and channel.size == size * parts and channel.number >= parts
+    if channel.start.get("status") != 200 or not is_whole:
+        raise WrongAnswerError(f"{channel.start}, {channel.size:,} bytes in {channel.number:,} messages")
+
+
+async def download_peak(app: App, workload: Workload, number: int) -> dict[str, float]:
     """Peak memory over idle, in bytes, for one download of ``number`` bytes by a slow reader."""
-
-    async def download(size: int, parts: int) -> None:
-        shared.FRESH_BYTES, shared.FRESH_PARTS = size, parts
-        channel = SlowReader(16 * size)
-        await app(next(FRESH.scopes()), channel.receive, channel.send)
-        is_whole = channel.done.is_set() and channel.size == size * parts and channel.number >= parts
-        if channel.start.get("status") != 200 or not is_whole:
-            raise WrongAnswerError(f"{channel.start}, {channel.size:,} bytes in {channel.number:,} messages")
-
     async with drive.lifespan(app):
         # So small that the heap does not grow by it: what the big one takes then counts in full.
-        await download(64, 64)
+        shared.FRESH_BYTES = shared.FRESH_PARTS = 64
+        await download(app, workload, shared.FRESH_BYTES, shared.FRESH_PARTS)
+        shared.FRESH_BYTES, shared.FRESH_PARTS = shared.MESSAGE_BYTES, number // shared.MESSAGE_BYTES
         gc.collect()
         forget_peak()
         idle = memory("VmRSS")
-        await download(shared.MESSAGE_BYTES, number // shared.MESSAGE_BYTES)
+        await download(app, workload, shared.FRESH_BYTES, shared.FRESH_PARTS)
         return {"bytes": memory("VmHWM") - idle, "idle_bytes": idle}
 
 
 async def sync_peak(peer: str, number: int) -> dict[str, float]:
     """For a synchronous generator."""
-    return await download_peak(build(peer, "sync-fresh"), number)
+    return await download_peak(build(peer, "sync-fresh"), FRESH, number)
 
 
 async def wsgi_download_peak(peer: str, number: int) -> dict[str, float]:
     """For the iterable of a WSGI application."""
-    return await download_peak(build(peer, "wsgi-fresh"), number)
+    return await download_peak(build(peer, "wsgi-fresh"), FRESH, number)
+
+
+async def django_stream_peak(peer: str, number: int) -> dict[str, float]:
+    """For a StreamingHttpResponse over a synchronous generator."""
+    return await download_peak(build(peer, "django-stream"), WORKLOADS["django-stream"], number)
+
+
+async def django_file_peak(peer: str, number: int) -> dict[str, float]:
+    """For a FileResponse."""
+    app, workload = build(peer, "django-file"), WORKLOADS["django-file"]
+    # Where it is built, Django is installed.
+    from .apps import django_site
+
+    async with drive.lifespan(app):
+        idle = 0
+        for size in (64 * shared.KIB, number):
+            shared.FILE_BYTES = size
+            django_site.big_file(shared.FILE_BYTES)
+            gc.collect()
+            forget_peak()
+            idle = memory("VmRSS")
+            await download(app, workload, shared.MESSAGE_BYTES, shared.FILE_BYTES // shared.MESSAGE_BYTES)
+        return {"bytes": memory("VmHWM") - idle, "idle_bytes": idle}
 
 
 # --- the first byte -------------------------------------------------------------------------------------
@@ -192,24 +236,33 @@ async def first_byte(peer: str, number: int) -> dict[str, float]:
 # --- many requests in flight ----------------------------------------------------------------------------
 
 
+def thread_count() -> int:
+    """Threads of this process, those of no module of Python's included where the system tells."""
+    return len(os.listdir(TASKS)) if TASKS.exists() else threading.active_count()
+
+
 class Flight:
     """Requests whose endpoints all wait, and what it took."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, workload: Workload = WAIT) -> None:
         # Scopes and channels are a server's, as everywhere: their memory counts, the time to make them does not.
-        self.channels = [drive.Channel(WAIT.body(), asyncio.Event) for _ in range(number)]
-        self.scopes = list(islice(WAIT.scopes(), number))
+        self.channels = [drive.Channel(workload.body(), asyncio.Event) for _ in range(number)]
+        self.scopes = list(islice(workload.scopes(), number))
         self.tasks: list[asyncio.Task[None]] = []
         self.set_up_seconds = 0.0
+
+    def begin(self, app: App) -> None:
+        """Start the requests."""
+        self.tasks = [
+            asyncio.create_task(app(scope, channel.receive, channel.send))
+            for scope, channel in zip(self.scopes, self.channels, strict=True)
+        ]
 
     async def start(self, app: App) -> None:
         """Start the requests, and return when all their endpoints wait."""
         shared.gate.close(len(self.channels), asyncio.Event)
         started = process_time()
-        self.tasks = [
-            asyncio.create_task(app(scope, channel.receive, channel.send))
-            for scope, channel in zip(self.scopes, self.channels, strict=True)
-        ]
+        self.begin(app)
         await shared.gate.full.wait()
         for _ in range(4):
             # Whoever watches for the disconnect begins after the endpoint.
@@ -224,36 +277,48 @@ class Flight:
                 await task
         return process_time() - started
 
+    def check(self) -> None:
+        if not all(channel.done.is_set() for channel in self.channels):
+            raise WrongAnswerError("a response without an end")
 
-async def inflight(peer: str, number: int) -> dict[str, float]:
+
+async def inflight_of(app: App, workload: Workload, number: int) -> dict[str, float]:
     """Bytes (RSS) for each request that waits, microseconds of CPU to set one up and to finish it."""
-    app = build(peer, "wait")
     async with drive.lifespan(app):
-        first = Flight(20)
+        first = Flight(20, workload)
         await first.start(app)
         shared.gate.open.set()
         await first.end()
         # The gate is open now: one request with a look at the answer.
         shared.gate.close(1, asyncio.Event)
         shared.gate.open.set()
-        await drive.check(app, WAIT)
+        await drive.check(app, workload)
         gc.collect()
         before = memory("VmRSS")
-        flight = Flight(number)
+        flight = Flight(number, workload)
         await flight.start(app)
         gc.collect()
         size = memory("VmRSS") - before
-        threads = threading.active_count()
+        threads = thread_count()
         shared.gate.open.set()
         finish = await flight.end()
-        if not all(channel.done.is_set() for channel in flight.channels):
-            raise WrongAnswerError("a response without an end")
+        flight.check()
     return {
         "bytes": size / number,
         "setup_us": flight.set_up_seconds / number * 1e6,
         "finish_us": finish / number * 1e6,
         "threads": threads,
     }
+
+
+async def inflight(peer: str, number: int) -> dict[str, float]:
+    """Of each peer."""
+    return await inflight_of(build(peer, "wait"), WAIT, number)
+
+
+async def django_inflight(peer: str, number: int) -> dict[str, float]:
+    """Of both handlers of the Django site."""
+    return await inflight_of(build(peer, "django-wait"), DJANGO_WAIT, number)
 
 
 async def cancel(peer: str, number: int) -> dict[str, float]:
@@ -270,6 +335,114 @@ async def cancel(peer: str, number: int) -> dict[str, float]:
             cpu = await flight.end()
             spent = perf_counter() - started
     return {"ms": spent * 1e3, "cpu_us_each": cpu / number * 1e6}
+
+
+async def django_cancel(peer: str, number: int) -> dict[str, float]:
+    """Microseconds from a disconnect to the cancelled view, and to the end of the request."""
+    app = build(peer, "django-watched")
+    view, end = [], []
+    async with drive.lifespan(app):
+        for _ in range(number):
+            flight = Flight(1, DJANGO_WATCHED)
+            await flight.start(app)
+            shared.cancelled.clear()
+            started = perf_counter()
+            flight.channels[0].disconnect()
+            await flight.end()
+            end.append(perf_counter() - started)
+            if len(shared.cancelled) != 1:
+                raise WrongAnswerError("the view was not cancelled")
+            view.append(shared.cancelled[0] - started)
+    return {"view_us": statistics.median(view) * 1e6, "end_us": statistics.median(end) * 1e6}
+
+
+# --- threads --------------------------------------------------------------------------------------------
+
+
+async def django_threads(peer: str, number: int) -> dict[str, float]:
+    """Threads started for a request to an async view, and to a sync one."""
+    started = 0
+    start, start_bare = threading.Thread.start, _thread.start_new_thread
+
+    def counted(thread: threading.Thread) -> None:
+        nonlocal started
+        started += 1
+        start(thread)
+
+    def counted_bare(*args: Any) -> int:
+        nonlocal started
+        started += 1
+        return start_bare(*args)
+
+    # Executors, anyio and asgicore use the class; whoever does not, the function.
+    threading.Thread.start = counted  # type: ignore[assignment,method-assign]
+    _thread.start_new_thread = counted_bare
+    figures = {}
+    for name in ("async", "sync"):
+        workload = WORKLOADS[f"django-{name}"]
+        app = build(peer, workload.name)
+        async with drive.lifespan(app):
+            await drive.check(app, workload)
+            await drive.spend(app, workload, 10)
+            started = 0
+            await drive.spend(app, workload, number)
+            figures[name] = started / number
+    return figures
+
+
+async def django_crowd(peer: str, number: int) -> dict[str, float]:
+    """Threads, over those before the first request, while so many sync views are asked for that all wait."""
+    app = build(peer, "django-slow")
+    before = thread_count()
+    async with drive.lifespan(app):
+        shared.crowd.open.set()
+        await drive.check(app, DJANGO_SLOW)
+        shared.crowd.close()
+        flight = Flight(number, DJANGO_SLOW)
+        flight.begin(app)
+        # How many may enter is the handler's affair: as many as there are when no more have come for some time.
+        seen = -1
+        while seen < shared.crowd.entered:
+            seen = shared.crowd.entered
+            await asyncio.sleep(QUIET_SECONDS)
+        threads = thread_count() - before
+        shared.crowd.open.set()
+        await flight.end()
+        flight.check()
+        if shared.crowd.entered != number:
+            raise WrongAnswerError(f"{shared.crowd.entered} of {number} requests reached the view")
+    return {"threads": threads, "entered": seen}
+
+
+# --- garbage --------------------------------------------------------------------------------------------
+
+CYCLES = {
+    "async": WORKLOADS["django-async"],
+    "sync": WORKLOADS["django-sync"],
+    "stream": Workload("django-parts", "", check_parts, ()),
+    "sync-stream": Workload("django-sync-parts", "", check_parts, ()),
+    "error": Workload("django-error", "", check_error, ()),
+    "sync-error": Workload("django-sync-error", "", check_error, ()),
+}
+
+
+async def django_cycles(peer: str, number: int) -> dict[str, float]:
+    """Objects in reference cycles that a request leaves to the garbage collector."""
+    shared.PARTS = 3
+    figures = {}
+    for name, workload in CYCLES.items():
+        app = build(peer, workload.name)
+        async with drive.lifespan(app):
+            await drive.check(app, workload)
+            await drive.spend(app, workload, 10)
+            gc.collect()
+            gc.disable()
+            await drive.spend(app, workload, number)
+            # Callbacks that a request leaves behind hold what is no cycle.
+            await asyncio.sleep(QUIET_SECONDS)
+            figures[name] = gc.collect() / number
+            gc.enable()
+    return figures
 
 
 # --- what other tasks see -------------------------------------------------------------------------------
@@ -351,6 +524,21 @@ async def fair_tiny_out(peer: str, number: int) -> dict[str, Any]:
     return await lags(build(peer, "parts"), WORKLOADS["parts"], number, drive.Channel)
 
 
+async def django_stall(peer: str, number: int) -> dict[str, Any]:
+    """While 64 MiB spool to disk, a message in each turn of the loop."""
+    return await lags(build(peer, "django-kept"), upload("django-kept", ""), number, SuspendingChannel)
+
+
+async def django_stall_buffered(peer: str, number: int) -> dict[str, Any]:
+    """While 64 MiB spool to disk that the server has already."""
+    return await lags(build(peer, "django-kept"), upload("django-kept", ""), number, drive.Channel)
+
+
+async def django_stall_form(peer: str, number: int) -> dict[str, Any]:
+    """While a form of 64 MiB is spooled to disk, a message in each turn of the loop, and parsed in a sync view."""
+    return await lags(build(peer, "django-form"), form("django-form", ""), number, SuspendingChannel)
+
+
 KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "inflight": inflight,
     "cancel": cancel,
@@ -364,13 +552,23 @@ KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "fair-upload": fair_upload,
     "fair-tiny-in": fair_tiny_in,
     "fair-tiny-out": fair_tiny_out,
+    "django-file-peak": django_file_peak,
+    "django-stream-peak": django_stream_peak,
+    "django-inflight": django_inflight,
+    "django-threads": django_threads,
+    "django-crowd": django_crowd,
+    "django-cycles": django_cycles,
+    "django-cancel": django_cancel,
+    "django-stall": django_stall,
+    "django-stall-buffered": django_stall_buffered,
+    "django-stall-form": django_stall_form,
 }
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.fresh", description=__doc__)
     parser.add_argument("kind", choices=[*KINDS])
-    parser.add_argument("peer", choices=sorted({*PEERS, *wsgi.BRIDGES}))
+    parser.add_argument("peer", choices=sorted({*PEERS, *wsgi.BRIDGES, *HANDLERS}))
     parser.add_argument("number", type=int, help="requests, bytes or repeats, whichever the kind has")
     parser.add_argument("--core", type=int, help="bind to this core")
     options = parser.parse_args(arguments)

@@ -9,16 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from . import shared
-from .apps import PEERS, wsgi
+from .apart import DEADLINE_SECONDS, ROOT, scratch
+from .apps import BARE, HANDLERS, PEERS, wsgi
 from .report import OURS, Row, Verdict, at_most, judge
 from .workloads import STREAMERS, Goal
 
-ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_SECONDS = 300
 MAX_STALL_MS = 5.0
 """Over the idle baseline of the same run."""
 
@@ -43,7 +41,8 @@ def child(kind: str, peer: str, number: int, core: int | None) -> dict[str, Any]
     command = [sys.executable, "-m", "benchmarks.fresh", kind, peer, str(number)]
     if core is not None:
         command += ["--core", str(core)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    with scratch() as env:
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return {"failed": last[0]}
@@ -157,11 +156,12 @@ def first_byte(plan: Plan) -> list[Row]:
     ]
 
 
-def lag(kind: str, title: str) -> Callable[[Plan], list[Row]]:
+def lag(kind: str, title: str, peers: Iterable[str] = PEERS) -> Callable[[Plan], list[Row]]:
     """A row of worst lags of a heartbeat."""
 
     def rows(plan: Plan) -> list[Row]:
-        results, notes = collect(kind, plan.peers, 2 if plan.is_quick else 7, 1, None)
+        chosen = [peer for peer in plan.peers if peer in peers]
+        results, notes = collect(kind, chosen, 2 if plan.is_quick else 7, 1, None)
         busy = {peer: many[0]["busy_ms"] for peer, many in results.items()}
         goals = []
         if OURS in results:
@@ -228,6 +228,95 @@ def imports(plan: Plan) -> list[Row]:
     ]
 
 
+DJANGO_FILE_BYTES = 200 * shared.MIB
+CYCLES = {
+    "async": "async view",
+    "sync": "sync view",
+    "stream": "stream, asynchronous parts",
+    "sync-stream": "stream, synchronous parts",
+    "error": "async view that raises",
+    "sync-error": "sync view that raises",
+}
+
+
+def django_collect(kind: str, plan: Plan, number: int, peers: Iterable[str] = HANDLERS) -> tuple[Results, list[str]]:
+    return collect(kind, [peer for peer in plan.peers if peer in peers], number, plan.rounds, plan.core)
+
+
+def django_peak(kind: str, what: str, size: int, goal: float | None) -> Callable[[Plan], list[Row]]:
+    """A row of the memory that a download takes."""
+
+    def rows(plan: Plan) -> list[Row]:
+        results, notes = django_collect(kind, plan, size)
+        figures = figures_of(results, "bytes", 1 / shared.MIB)
+        goals = [] if goal is None else limit(figures, f"{OURS}, MB,", goal)
+        note = "; ".join(["resident memory (RSS); the reader pauses for 1 ms after each MiB", *notes])
+        return [Row(kind, f"Django, peak memory over idle, {what}", "MB", figures, goals, note)]
+
+    return rows
+
+
+def django_inflight(plan: Plan) -> list[Row]:
+    number = 500 if plan.is_quick else 5000
+    results, notes = django_collect("django-inflight", plan, number)
+    size, threads = figures_of(results, "bytes"), figures_of(results, "threads")
+    note = "; ".join(["resident memory (RSS), scope, channel and task included", *notes])
+    label = f"Django, {number:,} requests whose async views wait:"
+    goals = judge(size, (Goal(OURS, "django", 0.4),))
+    return [
+        Row("django-inflight", f"{label} bytes each", "bytes", size, goals, note),
+        Row("django-inflight-threads", f"{label} threads", "threads", threads, limit(threads, OURS, 1)),
+        Row("django-inflight-setup", f"{label} to set one up", "µs", figures_of(results, "setup_us")),
+        Row("django-inflight-finish", f"{label} to finish one", "µs", figures_of(results, "finish_us")),
+    ]
+
+
+def django_threads(plan: Plan) -> list[Row]:
+    results, notes = django_collect("django-threads", plan, 100)
+    rows = []
+    for name in ("async", "sync"):
+        figures = figures_of(results, name)
+        goals = limit(figures, OURS, 0) if name == "async" else []
+        title = f"Django, threads started for a request, {name} view"
+        rows.append(Row(f"django-threads-{name}", title, "threads", figures, goals, "; ".join(notes)))
+    return rows
+
+
+def django_crowd(plan: Plan) -> list[Row]:
+    number = 100 if plan.is_quick else 500
+    results, notes = django_collect("django-crowd", plan, number)
+    figures = figures_of(results, "threads")
+    note = "; ".join([f"over those before the first request; {OURS} with its default of 40 workers", *notes])
+    title = f"Django, {number} requests whose sync views wait: threads"
+    return [Row("django-crowd", title, "threads", figures, limit(figures, OURS, 40), note)]
+
+
+def django_cycles(plan: Plan) -> list[Row]:
+    results, notes = django_collect("django-cycles", plan, 100, (*HANDLERS, BARE.name))
+    how = "found by gc.collect() after 100 requests without a collection; raw is Django's own code without a handler"
+    note = "; ".join([how, *notes])
+    rows = []
+    for name, title in CYCLES.items():
+        figures = figures_of(results, name)
+        goals = []
+        if {OURS, BARE.name} <= figures.keys():
+            over = statistics.median(figures[OURS]) - statistics.median(figures[BARE.name])
+            goals = [at_most(f"{OURS}, more than {BARE.name},", over, 0)]
+        title = f"Django, objects in reference cycles left by a request, {title}"
+        rows.append(Row(f"django-cycles-{name}", title, "objects", figures, goals, note))
+    return rows
+
+
+def django_cancel(plan: Plan) -> list[Row]:
+    results, notes = django_collect("django-cancel", plan, 50 if plan.is_quick else 500)
+    note = "; ".join(["wall time", *notes])
+    view, end = figures_of(results, "view_us"), figures_of(results, "end_us")
+    return [
+        Row("django-cancel", "Django, from a disconnect to the cancelled async view", "µs", view, [], note),
+        Row("django-cancel-end", "Django, from a disconnect to the end of the request", "µs", end, [], note),
+    ]
+
+
 KINDS: dict[str, Callable[[Plan], list[Row]]] = {
     "inflight": inflight,
     "cancel": cancel,
@@ -249,5 +338,27 @@ KINDS: dict[str, Callable[[Plan], list[Row]]] = {
     "fair-tiny-in": lag("fair-tiny-in", "worst lag of a heartbeat while 300,000 tiny messages come that never suspend"),
     "fair-tiny-out": lag(
         "fair-tiny-out", "worst lag of a heartbeat while 300,000 tiny parts go out that never suspend"
+    ),
+    "django-file-peak": django_peak("django-file-peak", "FileResponse of 200 MiB", DJANGO_FILE_BYTES, 4.0),
+    "django-stream-peak": django_peak(
+        "django-stream-peak", "StreamingHttpResponse of 64 MiB, synchronous parts of 64 KiB", shared.BIG_BYTES, None
+    ),
+    "django-inflight": django_inflight,
+    "django-threads": django_threads,
+    "django-crowd": django_crowd,
+    "django-cycles": django_cycles,
+    "django-cancel": django_cancel,
+    "django-stall": lag(
+        "django-stall", "Django, worst lag of a heartbeat while 64 MiB spool to disk, a message a turn", HANDLERS
+    ),
+    "django-stall-buffered": lag(
+        "django-stall-buffered",
+        "Django, worst lag of a heartbeat while 64 MiB spool to disk, all there already",
+        HANDLERS,
+    ),
+    "django-stall-form": lag(
+        "django-stall-form",
+        "Django, worst lag of a heartbeat while a form with 64 MiB is spooled, and parsed in a sync view",
+        HANDLERS,
     ),
 }

@@ -81,7 +81,7 @@ def judge(figures: Mapping[str, Sequence[float]], goals: Sequence[Goal]) -> list
     verdicts = []
     for goal in goals:
         if not goal.reference:
-            label = f"{goal.ours} ≤ {goal.limit:g}"
+            label = f"{goal.ours} ≤ {goal.limit:.3g}"
             value = statistics.median(figures[goal.ours]) if goal.ours in figures else None
             verdicts.append(Verdict(label, value, None if value is None else value <= goal.limit))
             continue
@@ -89,7 +89,7 @@ def judge(figures: Mapping[str, Sequence[float]], goals: Sequence[Goal]) -> list
         if reference == "best":
             peers = [peer for peer in figures if not is_ours(peer) and peer != "raw"]
             reference = min(peers, key=lambda peer: statistics.median(figures[peer]), default=None)
-        label = f"{goal.ours} ≤ {goal.limit:g} times {goal.reference}"
+        label = f"{goal.ours} ≤ {goal.limit:.3g} times {goal.reference}"
         if goal.reference == "best" and reference is not None:
             label += f" peer ({reference})"
         if reference is None or reference not in figures or goal.ours not in figures:
@@ -121,7 +121,7 @@ def spread(figures: Sequence[float]) -> str:
 def verdict_text(verdict: Verdict) -> str:
     if verdict.value is None:
         return f"{verdict.text}: not measured"
-    return f"{verdict.text}: {verdict.value:,.2f}, {'met' if verdict.is_met else 'MISSED'}"
+    return f"{verdict.text}: {number(verdict.value)}, {'met' if verdict.is_met else 'MISSED'}"
 
 
 def print_row(row: Row) -> None:

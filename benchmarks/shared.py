@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import cache
 from tempfile import SpooledTemporaryFile
@@ -21,8 +22,9 @@ HELLO = "Hello, world!"
 PART = b"p" * 64
 PARTS = 20_000
 BLOCK = bytes(range(256)) * (MESSAGE_BYTES // 256)
+FILE_BYTES = 200 * MIB
 FRESH_BYTES = MESSAGE_BYTES
-FRESH_PARTS = 2**30 // FRESH_BYTES
+FRESH_PARTS = MESSAGES
 
 HEADER_NAMES = ("host", "user-agent", "accept-language")
 QUERY_NAMES = tuple(f"field{index}" for index in range(10))
@@ -144,3 +146,27 @@ class Gate:
 
 
 gate = Gate()
+
+
+cancelled: list[float] = []
+"""When the endpoints of "watched" were cancelled."""
+
+
+class Crowd:
+    """Where synchronous endpoints wait in their threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.close()
+
+    def close(self) -> None:
+        self.open = threading.Event()
+        self.entered = 0
+
+    def wait(self) -> None:
+        with self._lock:
+            self.entered += 1
+        self.open.wait()
+
+
+crowd = Crowd()

@@ -1,67 +1,160 @@
-"""``python -m benchmarks.wire``: hello over sockets, asked for by ``wrk``.
+"""``python -m benchmarks.wire``: requests over sockets, asked for by ``wrk``.
 
-uvicorn with httptools and uvloop, one worker on the first core, ``wrk`` with 64 connections on the second one; each
-server in turn, the rounds interleaved; requests per second as a share of what the bare ASGI function gets.
+One worker on the first core (uvicorn with httptools and uvloop; Granian), ``wrk`` with 64 connections on the second
+one; each server in turn, the rounds interleaved; requests per second beside those of the reference.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import importlib
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from . import drive, files, shared
-from .apps import PEERS
-from .processes import ROOT
+from .apart import EXIT_SECONDS, ROOT, scratch
+from .apps import HANDLERS, PEERS, App, Peer
 from .report import OURS, Row, Verdict, number, ratio, spread, verdict_text
 
 CONNECTIONS = 64
-SHARE = 0.92
-"""Of raw: what we go for, the watch included."""
-DEFAULT = ("raw", "starlette-pair", "asgicore", "asgicore-notify")
+START_SECONDS = 30
+VARIABLES = ("BENCHMARKS_ROW", "BENCHMARKS_PEER")
+"""What tells a server's process which application to build."""
 
 
-def serve(peer: str, core: int) -> None:
-    """Serve one peer, after telling the port on the standard output. Does not return."""
-    import uvicorn
+@dataclass(frozen=True)
+class Server:
+    title: str
+    needs: tuple[str, ...]
+    arguments: tuple[str, ...]
+    """The command line; the port is filled in."""
 
-    app = PEERS[peer].build("hello")
-    with drive.bound(core if core in drive.cores() else None), socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, http="httptools", loop="uvloop", log_level="error", access_log=False)  # type: ignore[arg-type]
-        print(listener.getsockname()[1], flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+
+SERVERS = {
+    "uvicorn": Server(
+        "uvicorn, httptools, uvloop",
+        ("uvicorn", "httptools", "uvloop"),
+        tuple(
+            "uvicorn --host 127.0.0.1 --port {port} --http httptools --loop uvloop --log-level error --no-access-log "
+            "--factory benchmarks.wire:build".split()
+        ),
+    ),
+    "granian": Server(
+        "Granian, uvloop",
+        ("granian", "uvloop"),
+        tuple(
+            "granian --host 127.0.0.1 --port {port} --interface asgi --loop uvloop --workers 1 --no-log "
+            "--workers-kill-timeout 5 --factory benchmarks.wire:build".split()
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row: an application of each peer behind one server."""
+
+    title: str
+    app: str
+    peers: Mapping[str, Peer]
+    chosen: tuple[str, ...]
+    """The peers that are measured where none are named."""
+    reference: str
+    goal: float | None
+    """Ours is to answer at least so many times what the reference does, the watch included."""
+    server: str = "uvicorn"
+
+
+def django(title: str, app: str, goal: float | None, server: str) -> Measurement:
+    return Measurement(f"Django, {title}", app, HANDLERS, tuple(HANDLERS), "django", goal, server)
+
+
+MEASUREMENTS = {
+    "wire": Measurement("hello", "hello", PEERS, ("raw", "starlette-pair", "asgicore", "asgicore-notify"), "raw", 0.92),
+    **{
+        f"wire-{app}{suffix}": django(title, app, goal, server)
+        for server, suffix in (("uvicorn", ""), ("granian", "-granian"))
+        for app, title, goal in (
+            ("django-async", "async view", 7.0),
+            ("django-sync", "sync view", 3.0),
+            ("django-sync-query", "sync view with a query, default middleware", None),
+        )
+    },
+}
+GROUPS = {"django": [name for name in MEASUREMENTS if "django" in name]}
+
+
+def build() -> App:
+    """The application, in the process of the server."""
+    row, peer = (os.environ[name] for name in VARIABLES)
+    measurement = MEASUREMENTS[row]
+    app = measurement.peers[peer].build(measurement.app)
+    assert app is not None
+    return app
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
-def server(peer: str, core: int) -> Iterator[str]:
-    """Run one server; gives its URL."""
-    command = [sys.executable, "-m", "benchmarks.wire", "--serve", peer, "--core", str(core)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+def server(row: str, peer: str, core: int) -> Iterator[str]:
+    """Run one server until it answers right; gives its URL."""
+    measurement, port = MEASUREMENTS[row], free_port()
+    arguments = [part.format(port=port) for part in SERVERS[measurement.server].arguments]
+    with scratch() as env:
+        env |= zip(VARIABLES, (row, peer), strict=True)
+        with drive.bound(core if core in drive.cores() else None):
+            process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=env)
         try:
-            assert process.stdout is not None
-            port = process.stdout.readline().strip()
-            if not port:
-                raise RuntimeError(f"the server for {peer} did not start")
-            yield f"http://127.0.0.1:{port}/hello"
+            url = f"http://127.0.0.1:{port}/{measurement.app}"
+            deadline = time.monotonic() + START_SECONDS
+            while not check(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the server for {row}, {peer} did not start")
+                time.sleep(0.05)
+            yield url
         finally:
             process.terminate()
-            process.wait(10)
+            try:
+                process.wait(EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def check(url: str) -> None:
+def check(url: str) -> bool:
+    """Whether the server is there.
+
+    Raises:
+        RuntimeError: It is, and gives another answer.
+    """
     # Whatever proxy the environment names is not for this machine itself.
-    with build_opener(ProxyHandler({})).open(url, timeout=10) as response:
-        body = response.read().decode()
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=10) as response:
+            body = response.read().decode()
+    except (URLError, ConnectionError, http.client.HTTPException) as exc:
+        if getattr(exc, "code", None) is not None:
+            raise RuntimeError(f"{url} answered {exc}") from exc
+        return False
     if response.status != 200 or body != shared.HELLO:
         raise RuntimeError(f"{url} answered {response.status} {body[:200]!r}")
+    return True
 
 
 def requests_per_second(url: str, seconds: int, core: int) -> float:
@@ -79,15 +172,14 @@ def requests_per_second(url: str, seconds: int, core: int) -> float:
     return float(found[1])
 
 
-def measure(peers: list[str], rounds: int, seconds: int) -> dict[str, list[float]]:
+def measure(row: str, peers: list[str], rounds: int, seconds: int) -> dict[str, list[float]]:
     """Requests per second of each peer in each round."""
     figures: dict[str, list[float]] = {peer: [] for peer in peers}
     cores = drive.cores() or [0]
     server_core, client_core = cores[0], cores[-1]
     with contextlib.ExitStack() as stack:
-        urls = {peer: stack.enter_context(server(peer, server_core)) for peer in peers}
+        urls = {peer: stack.enter_context(server(row, peer, server_core)) for peer in peers}
         for url in urls.values():
-            check(url)
             requests_per_second(url, 1, client_core)
         for _ in range(rounds):
             for peer, url in urls.items():
@@ -95,55 +187,84 @@ def measure(peers: list[str], rounds: int, seconds: int) -> dict[str, list[float
     return figures
 
 
-def judge(figures: dict[str, list[float]]) -> list[Verdict]:
-    if OURS not in figures or "raw" not in figures:
+def judge(measurement: Measurement, figures: dict[str, list[float]]) -> list[Verdict]:
+    reference, goal = measurement.reference, measurement.goal
+    if goal is None or OURS not in figures or reference not in figures:
         return []
-    value = ratio(figures, OURS, "raw")
-    return [Verdict(f"{OURS} ≥ {SHARE:g} times raw", value, value >= SHARE)]
+    value = ratio(figures, OURS, reference)
+    return [Verdict(f"{OURS} ≥ {goal:g} times {reference}", value, value >= goal)]
 
 
-def main(arguments: list[str]) -> int:
+def missing(measurement: Measurement) -> str:
+    """What is not installed."""
+    for name in SERVERS[measurement.server].needs:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            return name
+    return ""
+
+
+def run(name: str, options: argparse.Namespace, note: Callable[[str], None]) -> Row | None:
+    """One row; ``None`` if it is left out, and ``note`` is told why."""
+    measurement = MEASUREMENTS[name]
+    peers = [peer for peer in options.peers or measurement.chosen if peer in measurement.peers]
+    if options.peers and not peers:
+        return None
+    if name_missing := missing(measurement):
+        note(f"{name}: skipped: {name_missing} is not installed (pip install 'asgicore[server]')")
+        return None
+    figures = measure(name, peers, options.rounds, options.seconds)
+    where = f"{SERVERS[measurement.server].title}, one worker, {CONNECTIONS} connections, {options.seconds} s a run"
+    if len(drive.cores()) < 2:
+        where += "; server and client share one core"
+    title = f"{measurement.title} on the wire, requests per second"
+    if measurement.server != "uvicorn":
+        title += f" ({SERVERS[measurement.server].title.partition(',')[0]})"
+    return Row(name, title, "requests/s", figures, judge(measurement, figures), where, is_higher_better=True)
+
+
+def print_row(row: Row, reference: str) -> None:
+    print(f"\n{row.title} ({row.note})")
+    for peer in reversed(row.ordered()):
+        share = f"  {ratio(row.figures, peer, reference):6.2f} of {reference}" if reference in row.figures else ""
+        print(f"  {peer:18}{number(row.median(peer)):>10}   {spread(row.figures[peer]):>20}{share}")
+    for verdict in row.goals:
+        print(f"  goal: {verdict_text(verdict)}", flush=True)
+
+
+def parse(arguments: list[str]) -> Any:
     parser = argparse.ArgumentParser("python -m benchmarks.wire", description=__doc__)
-    parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*DEFAULT])
+    names = [*MEASUREMENTS, *GROUPS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--peers", nargs="+", choices=[*PEERS], metavar="PEER", help=", ".join(PEERS))
     parser.add_argument("--rounds", type=int, help="how many (7, with --quick 1)")
     parser.add_argument("--seconds", type=int, help="length of one run (5, with --quick 1)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument(
         "--output", type=Path, help="folder for the files; without it only a run of the defaults writes them"
     )
-    parser.add_argument("--serve", choices=[*PEERS], help=argparse.SUPPRESS)
-    parser.add_argument("--core", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.serve:
-        serve(options.serve, options.core)
-        return 0
+    options.is_default = not (options.quick or options.rounds or options.seconds or options.peers or options.only)
+    options.rounds = options.rounds or (1 if options.quick else 7)
+    options.seconds = options.seconds or (1 if options.quick else 5)
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
     if shutil.which("wrk") is None:
         print("skipped: wrk is not installed (https://github.com/wg/wrk)")
         return 0
-    try:
-        for name in ("uvicorn", "httptools", "uvloop"):
-            importlib.import_module(name)
-    except ImportError as exc:
-        print(f"skipped: {exc.name} is not installed (pip install 'asgicore[server]')")
-        return 0
-    rounds = options.rounds or (1 if options.quick else 7)
-    seconds = options.seconds or (1 if options.quick else 5)
-    figures = measure(options.peers, rounds, seconds)
-    note = f"uvicorn, httptools, uvloop, one worker, {CONNECTIONS} connections, {seconds} s a run"
-    if len(drive.cores()) < 2:
-        note += "; server and client share one core"
-    title = "hello on the wire, requests per second"
-    row = Row("wire", title, "requests/s", figures, judge(figures), note, is_higher_better=True)
-    print(f"{row.title} ({note})")
-    for peer in reversed(row.ordered()):
-        share = f"  {ratio(figures, peer, 'raw'):6.1%} of raw" if "raw" in figures else ""
-        print(f"  {peer:18}{number(row.median(peer)):>10}   {spread(figures[peer]):>20}{share}")
-    for verdict in row.goals:
-        print(f"  goal: {verdict_text(verdict)}")
-    is_default = not (options.quick or options.rounds or options.seconds) and options.peers == [*DEFAULT]
-    folder = options.output or (files.RESULTS if is_default else None)
-    if folder is not None:
-        files.write([row], rounds, folder, "wire")
+    rows = []
+    for name in [name for given in options.only or MEASUREMENTS for name in GROUPS.get(given, [given])]:
+        row = run(name, options, print)
+        if row is not None:
+            rows.append(row)
+            print_row(row, MEASUREMENTS[name].reference)
+    folder = options.output or (files.RESULTS if options.is_default else None)
+    if folder is not None and rows:
+        files.write(rows, options.rounds, folder, "wire")
         print(f"written to {folder}")
     return 0
 

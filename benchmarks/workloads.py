@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import Peer, hops, wsgi
+from .apps import BARE, HANDLERS, Peer, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -72,6 +72,8 @@ class Workload:
     """Empty: all."""
     own_peers: tuple[Peer, ...] = ()
     """Peers of this row alone, instead of those of all rows."""
+    is_apart: bool = False
+    """Whether each peer needs a process of its own."""
     note: str = ""
 
     def scopes(self) -> Iterator[dict[str, Any]]:
@@ -95,16 +97,16 @@ class Workload:
             }
 
 
-def body_of(sent: list[Message]) -> bytes:
+def body_of(sent: list[Message], status: int = 200) -> bytes:
     """The body of a response, after a look at the order and form of its messages.
 
     Raises:
-        WrongAnswerError: It is no complete response with status 200.
+        WrongAnswerError: It is no complete response with this status.
     """
     kinds = [message["type"] for message in sent]
     if kinds[:1] != ["http.response.start"] or set(kinds[1:]) != {"http.response.body"}:
         raise WrongAnswerError(f"messages {kinds[:5]}")
-    if sent[0]["status"] != 200:
+    if sent[0]["status"] != status:
         raise WrongAnswerError(f"status {sent[0]['status']}: {bytes(sent[1].get('body', b''))[:200]!r}")
     if [bool(message.get("more_body")) for message in sent[1:]] != [True] * (len(sent) - 2) + [False]:
         raise WrongAnswerError("the last message, and only that, ends the body")
@@ -146,6 +148,27 @@ def check_download(sent: list[Message]) -> None:
         raise WrongAnswerError("the parts did not go out one by one")
 
 
+def check_fresh(sent: list[Message]) -> None:
+    if body_of(sent) != b"".join(shared.sync_fresh()):
+        raise WrongAnswerError("another body")
+    if len(sent) < shared.FRESH_PARTS:
+        raise WrongAnswerError("the parts did not go out one by one")
+
+
+def check_file(sent: list[Message]) -> None:
+    # By its pieces: the expected body as a whole would be as big again.
+    body, size = memoryview(body_of(sent)), shared.MESSAGE_BYTES
+    if len(body) != shared.FILE_BYTES or any(
+        body[start : start + size] != shared.BLOCK[: len(body) - start] for start in range(0, len(body), size)
+    ):
+        raise WrongAnswerError(f"another body of {len(body):,} bytes")
+
+
+def check_error(sent: list[Message]) -> None:
+    if b"Server Error (500)" not in body_of(sent, 500):
+        raise WrongAnswerError("not the page of a 500")
+
+
 def check_parts(sent: list[Message]) -> None:
     if body_of(sent) != shared.PART * shared.PARTS:
         raise WrongAnswerError("another body")
@@ -181,6 +204,41 @@ def upload(
         body=(lambda: fresh_messages(size, number))
         if is_fresh
         else lambda: chain(repeat(message, number - 1), (last,)),
+        **more,
+    )
+
+
+BOUNDARY = b"a-boundary-of-some-length"
+FORM_HEAD = b"\r\n".join(
+    (
+        b"--" + BOUNDARY,
+        b'Content-Disposition: form-data; name="file"; filename="file.bin"',
+        b"Content-Type: application/octet-stream",
+        b"",
+        b"",
+    )
+)
+FORM_TAIL = b"\r\n--" + BOUNDARY + b"--\r\n"
+
+
+def form(name: str, title: str, number: int = shared.MESSAGES, **more: Any) -> Workload:
+    """A form with one file of ``number`` times 64 KiB; the answer is the size of the file."""
+    size = shared.MESSAGE_BYTES
+    bodies = chain((FORM_HEAD,), repeat(shared.BLOCK, number), (FORM_TAIL,))
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+    messages[-1]["more_body"] = False
+    length = len(FORM_HEAD) + size * number + len(FORM_TAIL)
+    return Workload(
+        name,
+        title,
+        text(str(size * number)),
+        more.pop("goals", ()),
+        method="POST",
+        headers=[
+            (b"content-type", b"multipart/form-data; boundary=" + BOUNDARY),
+            (b"content-length", b"%d" % length),
+        ],
+        body=lambda: messages,
         **more,
     )
 
@@ -330,5 +388,100 @@ WORKLOADS = {
             own_peers=(hops.OURS, hops.ANYIO),
             note=HOP_NOTE,
         ),
+    )
+}
+
+DJANGO_GOALS = (Goal("asgicore", "django", 1 / 12),)
+DJANGO: dict[str, Any] = {"own_peers": tuple(HANDLERS.values()), "is_apart": True}
+DJANGO_SMALL: dict[str, Any] = {"own_peers": (*HANDLERS.values(), BARE), "is_apart": True}
+BARE_NOTE = "raw is Django's own code for request, middleware, view and response, without a handler"
+DEFAULT_NOTE = f"the middleware that startproject writes; {BARE_NOTE}"
+QUERY_NOTE = f"{DEFAULT_NOTE}; SQLite, CONN_MAX_AGE 600, one row by its unique name"
+
+WORKLOADS |= {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "django-async", "Django, async view", text(shared.HELLO), DJANGO_GOALS, note=BARE_NOTE, **DJANGO_SMALL
+        ),
+        Workload(
+            "django-async-uvloop",
+            "Django, async view on uvloop",
+            text(shared.HELLO),
+            DJANGO_GOALS,
+            app="django-async",
+            loop="uvloop",
+            note=BARE_NOTE,
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-async-task",
+            "Django, async view, one task per request",
+            text(shared.HELLO),
+            (),
+            app="django-async",
+            is_task_each=True,
+            note=f"as servers call it; {BARE_NOTE}",
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-sync",
+            "Django, sync view",
+            text(shared.HELLO),
+            (Goal("asgicore", "django", 1 / 5),),
+            note=BARE_NOTE,
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-async-default",
+            "Django, async view, default middleware",
+            text(shared.HELLO),
+            (),
+            note=DEFAULT_NOTE,
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-sync-default",
+            "Django, sync view, default middleware",
+            text(shared.HELLO),
+            (),
+            note=DEFAULT_NOTE,
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-async-query",
+            "Django, async view with a query, default middleware",
+            text(shared.HELLO),
+            (),
+            note=QUERY_NOTE,
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-sync-query",
+            "Django, sync view with a query, default middleware",
+            text(shared.HELLO),
+            (),
+            note=QUERY_NOTE,
+            **DJANGO_SMALL,
+        ),
+        Workload(
+            "django-file",
+            "Django, FileResponse of 200 MiB",
+            check_file,
+            (Goal("asgicore", "django", 1 / 3),),
+            unit="ms",
+            **DJANGO,
+        ),
+        Workload(
+            "django-stream",
+            "Django, StreamingHttpResponse of 64 MiB, synchronous parts of 64 KiB",
+            check_fresh,
+            (),
+            unit="ms",
+            note="parts with bytes of their own; Django has all of them in memory before the first one goes out",
+            **DJANGO,
+        ),
+        upload("django-upload", "Django, 64 MiB upload, request.body in a sync view", unit="ms", **DJANGO),
+        form("django-form", "Django, 64 MiB upload, request.FILES in a sync view", unit="ms", **DJANGO),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,29 +14,52 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BRIDGES = ("asgicore", "asgiref", "a2wsgi")
 BENCH = ("baize", "blacksheep", "django", "emmett55", "falcon", "fastapi", "litestar", "quart", "starlette")
+WIRE = ("granian", "httptools", "uvicorn", "uvloop")
 OURS = ("asgicore", "asgicore-notify", "asgicore-stream")
 
+needs_django = pytest.mark.skipif(not importlib.util.find_spec("django"), reason="needs the extra 'bench'")
 pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="not a checkout")
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, module: str = "benchmarks") -> str:
     """Run ``python -m benchmarks``; returns what it prints."""
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def put_into_readme(folder: Path) -> str:
+    """Put the figures of a run into a README; returns its text."""
+    readme = folder / "README.md"
+    readme.write_text("before\n<!-- figures:start -->\n<!-- figures:end -->\nafter\n", encoding="utf-8")
+    # In a process of its own, as everything here: the folder need not be importable where the tests run.
+    code = "import sys, pathlib as p; from benchmarks.files import *; put_into_readme(*map(p.Path, sys.argv[1:]))"
+    subprocess.run([sys.executable, "-c", code, readme, folder], cwd=ROOT, check=True, timeout=50)
+    return readme.read_text(encoding="utf-8")
+
+
 def test_check_our_applications_answer_right() -> None:
     """Our applications, and the raw ones they are held against, give the answers that are asked for."""
-    printed = run("--check", "--peers", "raw", *OURS)
+    both = ("hello", "inspect", "json", "count", "spool", "whole", "parts", "hello-task", "thread")
+    streams = ("sync-parts", "sync-download")
+    wsgi = ("wsgi-hello", "wsgi-upload", "wsgi-download")
+    printed = run("--check", "--peers", "raw", *OURS, "--only", *both, *streams, *wsgi, "hop")
     rows = dict(line.split(": ", 1) for line in printed.splitlines())
-    for name in ("hello", "inspect", "json", "count", "spool", "whole", "parts", "hello-task", "thread"):
+    for name in both:
         assert {"raw", "asgicore", "asgicore-notify"} <= set(rows[name].split(", ")), name
-    for name in ("sync-parts", "sync-download"):
+    for name in streams:
         assert {"raw", "asgicore"} <= set(rows[name].split(", ")), name
-    for name in ("wsgi-hello", "wsgi-upload", "wsgi-download"):
+    for name in wsgi:
         assert "asgicore" in rows[name].split(", "), name
+
+
+@needs_django
+def test_check_both_handlers_of_the_django_site_answer_right() -> None:
+    """The Django bridge and Django's own handler give the answers that are asked for, of every view."""
+    rows = [line.split(": ", 1) for line in run("--check", "--only", "django").splitlines()]
+    assert len(rows) >= 12
+    assert all({"asgicore", "django"} <= set(names.split(", ")) for _, names in rows), rows
 
 
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, BENCH)), reason="needs the extra 'bench'")
@@ -70,12 +94,7 @@ def test_quick_run_of_the_bridges_times_all_and_puts_them_into_the_readme(tmp_pa
     rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]}
     for name in ("wsgi-hello", "wsgi-download-peak"):
         assert set(rows[name]["results"]) == set(BRIDGES), rows[name]["note"]
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- figures:start -->\n<!-- figures:end -->\nafter\n", encoding="utf-8")
-    # In a process of its own, as everything here: the folder need not be importable where the tests run.
-    code = "import sys, pathlib as p; from benchmarks.files import *; put_into_readme(*map(p.Path, sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, readme, tmp_path], cwd=ROOT, check=True, timeout=50)
-    text = readme.read_text(encoding="utf-8")
+    text = put_into_readme(tmp_path)
     assert "\n| | asgicore | asgiref | a2wsgi |\n" in text
     assert text.count("| WSGI hello, µs |") == text.count("| hello, µs |") == 1
     assert text.startswith("before\n")
@@ -89,3 +108,57 @@ def test_quick_run_of_ours_gives_the_figures_of_fresh_processes(tmp_path: Path) 
     rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]}
     for name in (*names, "first-part"):
         assert rows[name]["results"]["asgicore"]["low"] > 0, rows[name]["note"]
+
+
+@needs_django
+def test_quick_run_of_the_django_bridge_measures_both_handlers_and_puts_them_into_the_readme(tmp_path: Path) -> None:
+    """Both handlers of the Django site are measured, in processes of their own, and have a table in the README."""
+    names = (
+        "django-async",
+        "django-sync-query",
+        "django-file-peak",
+        "django-threads",
+        "django-cycles",
+        "django-cancel",
+    )
+    run("--quick", "--only", *names, "--output", str(tmp_path))
+    rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]}
+    for row in rows.values():
+        assert {"asgicore", "django"} <= set(row["results"]), row["note"]
+    for name in ("django-async", "django-sync-query", "django-file-peak", "django-cancel"):
+        assert all(result["low"] > 0 for result in rows[name]["results"].values()), name
+    # What Django's own handler is known for: that it is counted shows that ours is.
+    assert rows["django-threads-async"]["results"]["django"]["low"] >= 1
+    assert rows["django-cycles-error"]["results"]["django"]["low"] >= 1
+    assert rows["django-file-peak"]["results"]["django"]["low"] >= 190
+    text = put_into_readme(tmp_path)
+    assert "\n| | asgicore | django | times as good |\n" in text
+    assert text.count("| Django, async view, µs |") == 1
+
+
+@needs_django
+def test_process_of_a_peer_that_dies_leaves_it_out_and_tells() -> None:
+    """A peer whose process ends before it answers is left out of the row, with a note."""
+    code = """
+from benchmarks import apart
+from benchmarks.apps import Peer
+from benchmarks.workloads import WORKLOADS
+notes = []
+peers = [Peer("nobody", "", "")]
+figures = apart.measure(WORKLOADS["django-async"], peers, 1, 0.001, None, lambda *note: notes.append(note))
+print(figures, notes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.stdout == "{} [('nobody', 'failed: exit status 1')]\n", done.stderr
+
+
+@needs_django
+@pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk")
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, WIRE)), reason="needs the extras 'bench' and 'server'")
+@pytest.mark.parametrize("name", ["wire-django-sync-query", "wire-django-async-granian"])
+def test_quick_run_on_the_wire_measures_both_handlers_of_the_django_site(name: str, tmp_path: Path) -> None:
+    """Both handlers of the Django site serve requests over sockets, behind uvicorn and Granian."""
+    printed = run("--quick", "--only", name, "--output", str(tmp_path), module="benchmarks.wire")
+    row = json.loads((tmp_path / "wire.json").read_text(encoding="utf-8"))["rows"][0]
+    assert set(row["results"]) == {"asgicore", "django"}, printed
+    assert all(result["low"] > 0 for result in row["results"].values())

@@ -558,10 +558,10 @@ async def test_requests_whose_threads_work_are_not_parked() -> None:
     looks = 0
     tick = workers._tick
 
-    def counted() -> None:
+    def counted(loop: asyncio.AbstractEventLoop) -> None:
         nonlocal looks
         looks += 1
-        tick()
+        tick(loop)
 
     workers._tick = counted  # type: ignore[method-assign]
     await until(lambda: looks > 5)
@@ -666,7 +666,7 @@ async def test_parking_goes_on_with_who_waits_later() -> None:
     workers = new_workers(1)
     first = await idle_lease(workers)
     second = await idle_lease(workers)
-    await until(lambda: workers._ticking is None)
+    await until(lambda: not workers._ticking)
     third = await idle_lease(workers)
     assert (first.is_parked, second.is_parked, third.is_parked) == (True, True, False)
     for lease in (first, second, third):

@@ -22,7 +22,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Final, cast
-from weakref import ref
+from weakref import WeakSet, ref
 
 from .._spool import in_file_thread
 from .._threads import register
@@ -40,7 +40,7 @@ too, so that a request that is merely held up by a busy loop is not taken for on
 class Job:
     """A function on its way through a worker."""
 
-    __slots__ = ("_args", "_error", "_function", "_loop", "_result", "future", "is_kept")
+    __slots__ = ("_args", "_error", "_function", "_is_missed", "_loop", "_result", "future", "is_kept")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool, is_awaited: bool) -> None:
         self._function: Callable[..., Any] | None = function
@@ -50,6 +50,7 @@ class Job:
         self._loop = asyncio.get_running_loop() if is_awaited else None
         self.future: asyncio.Future[Any] | None = self._loop.create_future() if self._loop is not None else None
         """What asgiref waits for; ``None`` where nobody waits."""
+        self._is_missed = False
         self.is_kept = is_kept
         """Whether it runs whatever becomes of who waits for it."""
 
@@ -98,21 +99,22 @@ class Job:
         self._error = None
 
     def _settle(self) -> None:
-        error, self._error = self._error, None
+        # The error leads to frames that lead to the job.
+        (future, self.future), (error, self._error) = (self.future, None), (self._error, None)
         try:
-            if self.future is None or self.future.done():
-                return
-            if error is None:
-                self.future.set_result(self._result)
+            if future is None or future.done():
+                self._is_missed = True
+            elif error is None:
+                result, self._result = self._result, None
+                future.set_result(result)
             else:
-                self.future.set_exception(error)
+                future.set_exception(error)
         finally:
-            # The error leads to frames that lead to the job.
             del error
 
     def lost(self) -> object:
         """What the function returned, if nobody got it; for a job that has ended."""
-        return self._result if self.future is not None and self.future.cancelled() else None
+        return self._result if self._is_missed or (self.future is not None and self.future.cancelled()) else None
 
 
 class Worker(threading.Thread):
@@ -295,7 +297,7 @@ class Workers:
         # What a finalizer wants done, which may run where the lock is held: whoever holds it does that.
         self._errands: deque[tuple[Lease, Job | None]] = deque()
         self._is_closed = False
-        self._ticking: set[asyncio.AbstractEventLoop] = set()
+        self._ticking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self.alive_threads: set[Worker] = set()
 
     @property
@@ -317,22 +319,24 @@ class Workers:
 
     def run(self, lease: Lease, job: Job) -> None:
         """Hand a job to the thread of a lease, or let it wait for one."""
-        with self._lock:
-            if lease.is_released:
-                raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
-            lease.idle_ticks = 0
-            lease.gives_back = False
-            if lease.worker is not None and not lease.is_parked and not lease.pending:
-                lease.running += 1
-                lease.worker.jobs.put((lease, job))
-            elif self._is_closed and lease.worker is None and not job.is_kept:
-                raise RuntimeError("the worker threads are closed; no more requests are taken")
-            else:
-                lease.pending.append(job)
-                if len(lease.pending) == 1:
-                    self._ask(lease)
-        if self._errands:
-            self._run_errands()
+        try:
+            with self._lock:
+                if lease.is_released:
+                    raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
+                lease.idle_ticks = 0
+                lease.gives_back = False
+                if lease.worker is not None and not lease.is_parked and not lease.pending:
+                    lease.running += 1
+                    lease.worker.jobs.put((lease, job))
+                elif self._is_closed and lease.worker is None and not job.is_kept:
+                    raise RuntimeError("the worker threads are closed; no more requests are taken")
+                else:
+                    lease.pending.append(job)
+                    if len(lease.pending) == 1:
+                        self._ask(lease)
+        finally:
+            if self._errands:
+                self._run_errands()
 
     def _ask(self, lease: Lease) -> None:
         """Admit a lease, or have it wait."""
@@ -370,12 +374,9 @@ class Workers:
                 return lease.last
             return self._idle.pop()  # the last one that worked
         worker = Worker(self)
+        worker.start()
+        # Not before: nobody can wait for the end of a thread that has not begun. It waits for its first job.
         self.alive_threads.add(worker)
-        try:
-            worker.start()
-        except BaseException:
-            self.alive_threads.discard(worker)
-            raise
         return worker
 
     def ended(self, lease: Lease) -> None:

@@ -68,3 +68,15 @@ PEERS = {
         Peer("django", "django_peer", "django"),
     )
 }
+
+
+HANDLERS = {
+    peer.name: peer
+    for peer in (
+        Peer("asgicore", "django_site", "asgicore", "bridge"),
+        Peer("django", "django_site", "django", "stock"),
+    )
+}
+"""Of one Django site: the bridge and Django's own."""
+BARE = Peer("raw", "django_site", "", "bare")
+"""What the same site takes without a handler."""

@@ -182,7 +182,8 @@ def eventually(check: Callable[[], bool], what: str, seconds: float = 20.0) -> N
         time.sleep(0.005)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -206,7 +207,7 @@ class Server:
             if importlib.util.find_spec(module) is None:
                 pytest.skip(f"{module} is not installed")
         self.kind = kind
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = directory / "log"
         self._events = directory / "events"

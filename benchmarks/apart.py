@@ -1,0 +1,156 @@
+"""Peers that cannot share a process: each gets one, which waits while the others have their turn.
+
+``python -m benchmarks.apart WORKLOAD PEER SECONDS`` is such a process: for each line on its standard input it does one
+round, and answers with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import drive
+from .apps import Peer
+from .workloads import WORKLOADS, Workload, WrongAnswerError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_SECONDS = 300
+EXIT_SECONDS = 30
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[dict[str, str]]:
+    """The environment for processes whose temporary files go when this ends, whatever became of the processes."""
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        yield {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+
+
+class Process:
+    """One peer in a process of its own."""
+
+    def __init__(self, workload: Workload, peer: Peer, seconds: float, core: int | None, env: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "benchmarks.apart", workload.name, peer.name, str(seconds)]
+        if core is not None:
+            command += ["--core", str(core)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True)
+
+    def answer(self) -> dict[str, Any]:
+        """What the process says next; it ends itself when that takes too long."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"note": f"failed: exit status {self.process.wait(EXIT_SECONDS)}"}
+
+    def round(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has said why, or says nothing any more
+            print(file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def close(self) -> None:
+        """End it: no more lines come."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+def measure(
+    workload: Workload,
+    peers: Iterable[Peer],
+    rounds: int,
+    seconds: float,
+    core: int | None,
+    note: Callable[[str, str], None],
+) -> dict[str, list[float]]:
+    """As ``drive.measure``, each peer in a process of its own."""
+    figures: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        env = stack.enter_context(scratch())
+        processes: dict[str, Process] = {}
+        for peer in peers:
+            process = Process(workload, peer, seconds if rounds else 0, core, env)
+            stack.callback(process.close)
+            answer = process.answer()
+            if "note" in answer:
+                note(peer.name, answer["note"])
+            else:
+                processes[peer.name] = process
+                figures[peer.name] = []
+        for _ in range(rounds):
+            for name, process in list(processes.items()):
+                answer = process.round()
+                if "note" in answer:
+                    note(name, answer["note"])
+                    del processes[name], figures[name]
+                else:
+                    figures[name].append(answer["seconds"])
+    return figures
+
+
+def tell(**answer: object) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+async def serve(workload: Workload, peer: Peer, seconds: float) -> None:
+    """Say that the answer is right, then do a round for each line that comes."""
+    async with contextlib.AsyncExitStack() as stack:
+        app = await drive.start(workload, peer, stack, lambda _, text: tell(note=text))
+        if app is None:
+            return
+        try:
+            number = await drive.warm(app, workload, seconds) if seconds else 0
+            gc.collect()
+            gc.freeze()
+            # Waiting for its turn may take any time; a round may not.
+            faulthandler.cancel_dump_traceback_later()
+            tell()
+            # This blocks the loop: between the rounds nothing here has anything to do.
+            for _ in sys.stdin:
+                faulthandler.dump_traceback_later(DEADLINE_SECONDS, exit=True)
+                gc.collect()
+                spent = await drive.spend(app, workload, number)
+                faulthandler.cancel_dump_traceback_later()
+                tell(seconds=spent / number)
+        except WrongAnswerError as exc:
+            tell(note=f"wrong answer: {exc}")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.apart", description=__doc__)
+    parser.add_argument("workload", choices=[name for name, workload in WORKLOADS.items() if workload.is_apart])
+    parser.add_argument("peer")
+    parser.add_argument("seconds", type=float, help="CPU time of one round; 0 checks the answer only")
+    parser.add_argument("--core", type=int, help="bind to this core")
+    options = parser.parse_args(arguments)
+    logging.disable(logging.CRITICAL)
+    workload = WORKLOADS[options.workload]
+    peer = next(peer for peer in workload.own_peers if peer.name == options.peer)
+    faulthandler.dump_traceback_later(DEADLINE_SECONDS, exit=True)
+    try:
+        with drive.bound(options.core):
+            drive.run(workload.loop, serve, workload, peer, options.seconds)
+    except ImportError as exc:
+        tell(note=f"not installed ({exc.name})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
