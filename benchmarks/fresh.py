@@ -438,8 +438,8 @@ async def django_cycles(peer: str, number: int) -> dict[str, float]:
             gc.collect()
             gc.disable()
             await drive.spend(app, workload, number)
-            # Callbacks that a request leaves behind hold what is no cycle.
-            await asyncio.sleep(QUIET_SECONDS)
+            # Callbacks and threads that a request leaves behind hold what is no cycle.
+            await asyncio.sleep(0.05)
             figures[name] = gc.collect() / number
             gc.enable()
     return figures

@@ -553,8 +553,6 @@ async def test_requests_whose_threads_work_are_not_parked() -> None:
     workers = new_workers(2)
     gate = Gate()
     leases = [await held_lease(workers, gate, number) for number in range(2)]
-    waiting = Lease(workers)
-    future = waiting.submit(len, "abc")
     looks = 0
     tick = workers._tick
 
@@ -564,6 +562,8 @@ async def test_requests_whose_threads_work_are_not_parked() -> None:
         tick(loop)
 
     workers._tick = counted  # type: ignore[method-assign]
+    waiting = Lease(workers)
+    future = waiting.submit(len, "abc")
     await until(lambda: looks > 5)
     assert counts(workers) == (2, 1, 2)
     gate.open.set()
@@ -1053,6 +1053,22 @@ def test_request_is_admitted_where_the_loop_that_looked_after_threads_closes_mea
         other.join(DEADLINE)
 
 
+def test_workers_keep_no_loop_that_is_closed() -> None:
+    """Though it was to look after their threads."""
+    workers = new_workers(1)
+
+    async def main() -> None:
+        held = await idle_lease(workers)
+        waiting = Lease(workers)
+        waiting.submit(len, "").cancel()
+        waiting.release()
+        held.release()
+
+    gone = weakref.ref(in_loop(main))
+    gc.collect()
+    assert gone() is None
+
+
 # --- the system has no more threads ----------------------------------------------------------------------
 
 
@@ -1123,6 +1139,41 @@ async def test_requests_in_the_queue_where_no_thread_can_be_started_get_that_err
     parked.release()
     assert gate.begun == []
     assert counts(workers) == (0, 0, 1)
+
+
+@on_asyncio
+async def test_release_while_another_call_fails_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that ends while a call of another one raises gives its thread back, though nothing comes after it."""
+    workers = new_workers(2)
+    ending = await idle_lease(workers)
+    lease = Lease(workers)
+
+    def no_thread(self: threading.Thread) -> None:
+        ending.release()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Worker, "start", no_thread)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        lease.submit(len, "")
+    assert counts(workers) == (0, 0, 1)
+    lease.release()
+
+
+@on_asyncio
+async def test_last_job_of_a_request_runs_before_its_thread_goes_back() -> None:
+    """What a finalizer hands over, where nothing can be awaited; without a thread it is not run."""
+    workers = new_workers(1)
+    gate = Gate()
+    lease = await held_lease(workers, gate, "running")
+    lease.submit_last(gate.job, "last")
+    lease.release()
+    assert counts(workers) == (1, 0, 1)
+    gate.open.set()
+    await until(lambda: workers.in_use == 0)
+    assert gate.ended == ["running", "last"]
+    Lease(workers).submit_last(gate.job, "never")
+    await turn(5)
+    assert gate.ended == ["running", "last"]
 
 
 # --- the end ---------------------------------------------------------------------------------------------
@@ -1219,8 +1270,7 @@ async def test_aclose_does_not_keep_a_request_from_being_closed() -> None:
 
 
 def test_workers_under_stress_lend_no_thread_twice_and_forget_nobody() -> None:
-    """Six loops in threads of their own, and a switch every microsecond: requests that run, wait, are parked, cancelled,
-    give back and come again."""
+    """Six loops in threads of their own, and a switch every microsecond: requests of every fate."""
     workers = new_workers(4, idle_seconds=0.002)
     owners: dict[int, Lease] = {}
     lock = threading.Lock()

@@ -103,6 +103,15 @@ async def run(example: Example, namespace: dict[str, Any]) -> None:
                 await value()
 
 
+def test_options_of_the_django_page_are_those_of_the_bridge() -> None:
+    """The table has every option and its default."""
+    pytest.importorskip("django", reason="needs the extra 'django'")
+    from asgicore.django_bridge._options import DEFAULTS
+
+    listed = {name: second.strip("`") for name, second in rows("django.md").items()}
+    assert listed == {name: repr(value).replace("'", '"') for name, value in DEFAULTS.items()}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 async def test_examples_of_a_page_do_what_the_page_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block runs after those above it, answers its requests as written and passes its own tests."""

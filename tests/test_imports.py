@@ -38,7 +38,7 @@ LAYERS: list[set[str]] = [
     {"wsgi_bridge._handler", "wsgi_bridge._as_wsgi"},
     {"wsgi_bridge.__init__"},
     {"django_bridge._options", "django_bridge._quiet", "django_bridge._cancel", "django_bridge._workers"},
-    {"django_bridge._call", "django_bridge._chain"},
+    {"django_bridge._call", "django_bridge._chain", "django_bridge._stock"},
     {"django_bridge._request", "django_bridge._answer"},
     {"django_bridge._handler"},
     {"django_bridge._check"},

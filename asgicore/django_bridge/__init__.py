@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Django on the engine: one import changed.
 
 ::
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 try:
     import django as _django
-except ImportError as exc:
-    raise ImportError("asgicore.django_bridge needs Django; install it with: pip install 'asgicore[django]'") from exc
+except ImportError as _error:
+    _needed = "asgicore.django_bridge needs Django; install it with: pip install 'asgicore[django]'"
+    raise ImportError(_needed) from _error
 
 import asgiref as _asgiref
 

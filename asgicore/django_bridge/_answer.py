@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Django's responses as the engine sends them.
 
 ::
@@ -20,7 +22,7 @@ from django.http.response import HttpResponseBase, ResponseHeaders
 
 from .. import _grammar
 from .._files import FileParts, path_of, regular_file_status
-from .._headers import HOP_BY_HOP
+from .._headers import HOP_BY_HOP, find
 from .._pump import Pump, iterate
 from .._response import Response, StreamingResponse
 from .._threads import SHARED, Threads
@@ -91,7 +93,7 @@ class _Fields:
         if status == 204 or status < 200:
             # RFC 9110 section 8.6: these have none.
             return [field for field in fields if field[0].lower() != b"content-length"]
-        if "Content-Length" not in response.headers:
+        if find(fields, b"content-length") is None:
             if self._body:
                 fields.append((b"Content-Length", b"%d" % len(self._body)))
         elif not response.streaming:
@@ -153,12 +155,11 @@ def _content(response: Any) -> tuple[AsyncIterable[Any] | Iterable[Any], str | N
         return response, None
     if kind.__aiter__ is not StreamingHttpResponse.__aiter__:
         return response, None
-    if kind.__iter__ is not StreamingHttpResponse.__iter__ and not response.is_async:
-        return iter(response), None
     if kind.streaming_content is not StreamingHttpResponse.streaming_content:
         return response.streaming_content, None
     if response.is_async:
-        return _Parts(response._iterator, response.make_bytes), None
+        is_plain = kind.make_bytes is HttpResponseBase.make_bytes
+        return _Parts(response._iterator, response.make_bytes, is_plain), None
     file = response.file_to_stream if isinstance(response, FileResponse) else None
     if file is not None:
         status = regular_file_status(file)
@@ -178,19 +179,21 @@ def _file(response: Any, file: Any, status: Any) -> tuple[FileParts, str | None]
 class _Parts:
     """What a view's asynchronous iterator gives, as bytes; itself its iterator."""
 
-    __slots__ = ("_iterator", "_make_bytes", "_next")
+    __slots__ = ("_is_plain", "_iterator", "_make_bytes", "_next")
 
-    def __init__(self, iterator: AsyncIterator[Any], make_bytes: Callable[[Any], bytes]) -> None:
+    def __init__(self, iterator: AsyncIterator[Any], make_bytes: Callable[[Any], bytes], is_plain: bool) -> None:
         self._iterator = iterator
         self._next = iterator.__anext__
         self._make_bytes = make_bytes
+        # Django's own gives bytes back as they are.
+        self._is_plain = is_plain
 
     def __aiter__(self) -> _Parts:
         return self
 
     async def __anext__(self) -> bytes:
         part: Any = await self._next()
-        return part if type(part) is bytes else self._make_bytes(part)
+        return part if self._is_plain and type(part) is bytes else self._make_bytes(part)
 
     async def aclose(self) -> None:
         """Close the view's own iterator, which Django leaves to the collector."""

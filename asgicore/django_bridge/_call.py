@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Asynchronous work of a request that nothing cuts short."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Fewer hops to the thread of the request, for what Django's middleware does there one hook after the other.
 
 Most middleware is synchronous within: ``MiddlewareMixin`` takes one hop for ``process_request`` and one for

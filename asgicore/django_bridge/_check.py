@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """What a site gains by the bridge, and what keeps it from gaining more.
 
 ``python -m asgicore.django_bridge`` prints it for the project that ``DJANGO_SETTINGS_MODULE`` or ``--settings`` names.
@@ -120,7 +122,8 @@ def _signals() -> Iterator[Finding]:
 
 
 def _databases() -> Iterator[Finding]:
-    for alias, entry in connections.settings.items():
+    databases: Any = connections.settings
+    for alias, entry in databases.items():
         if entry["ENGINE"] in ("", "django.db.backends.dummy"):
             continue
         if entry["CONN_MAX_AGE"] == 0:

@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Django's ASGI handler on the engine.
 
 ::
@@ -60,17 +62,17 @@ from ._chain import join_hops, join_view_hooks
 from ._options import read_options
 from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
 from ._request import ASGIRequest
+from ._stock import DjangoHandler, DjangoRequest
 from ._workers import Job, Lease, Workers
 
 __all__ = ["ASGIHandler", "get_asgi_application"]
 
 logger = logging.getLogger("django.request")
 
+_stock_handler: Final[Any] = DjangoHandler
+
 # A site has fewer; what makes views as it goes must not fill the memory.
 _MAX_VIEWS: Final = 4096
-
-# Whoever puts our class in the place of this one, as a test may, is not to be called again from within.
-_DjangoHandler: Final[Any] = asgi.ASGIHandler
 
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
 
@@ -135,7 +137,7 @@ class _Visit:
         """Whether that has begun."""
 
 
-class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has no types
+class ASGIHandler(Handler, DjangoHandler):
     """Django's handler on the engine; a subclass of Django's own, with its hooks.
 
     Every option can be given as a key of the setting ``ASGICORE``, too, in capitals.
@@ -217,11 +219,12 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         self._tells_of_ends = self._is_told_of_ends
         self._views: dict[Any, Any] = {}
         self._is_told_of_ends = True  # every request is closed
+        self._tells_of_responses, self._is_told_of_responses = self._is_told_of_responses, False
 
     def _setting_changed(self, *, setting: str, value: Any, **_: Any) -> None:
         """A test overrides a setting."""
         if setting == "FILE_UPLOAD_MAX_MEMORY_SIZE":
-            self.limits = replace(self.limits, spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE)
+            self.limits: Limits = replace(self.limits, spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE)
 
     def _new_workers(self) -> Workers:
         return Workers(self._max_workers, look=look_at_connections, forget=forget_connections)
@@ -299,11 +302,14 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         else:
             visit.request = request
             response = await self.run_get_response(request)
+        if not isinstance(response, HttpResponseBase):
+            raise TypeError(f"run_get_response returned {type(response).__name__}; it must return an HttpResponse")
         visit.responses += (response,)
-        if lease is not None and lease.worker is not None and response.streaming and response.is_async:
+        answered: Any = response
+        if lease is not None and lease.worker is not None and answered.streaming and answered.is_async:
             # Middleware and view are done. A stream may go on for hours, and needs no thread to wait.
             self._give_back(lease)
-        if self._is_told_of_responses:
+        if self._tells_of_responses:
             await self.response_ready(request, response)
         return answer(response)
 
@@ -332,6 +338,7 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
         """Have the hook send a response."""
         if isinstance(made, (Answer, StreamAnswer)):
             exchange.unclosed = tuple(other for other in exchange.unclosed if other is not made)
+            exchange.keeps_case = True
             await self.send_response(made.django, exchange)
 
     def _answer_http_error(self, visit: _Visit | None, exc: HTTPError) -> Response:
@@ -468,14 +475,14 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             ``(request, None)``, or ``(None, response)`` if something about it is the client's fault.
         """
         try:
-            made: tuple[Any, Any] = _DjangoHandler.create_request(self, scope, body_file)
+            made: tuple[Any, Any] = _stock_handler.create_request(self, scope, body_file)
             return made
         except BadRequest as exc:
             logger.warning("Bad Request (%s)", exc, extra={"status_code": 400})
             return None, HttpResponseBadRequest()
 
-    run_get_response = _DjangoHandler.run_get_response
-    chunk_bytes = _DjangoHandler.__dict__["chunk_bytes"]
+    run_get_response: Any = vars(_stock_handler)["run_get_response"]
+    chunk_bytes: Any = vars(_stock_handler)["chunk_bytes"]
 
     async def read_body(self, receive: Receive) -> Any:
         """Read the body to its end into a file, positioned at 0.
@@ -518,11 +525,11 @@ class ASGIHandler(Handler, _DjangoHandler):  # type: ignore[misc]  # Django has 
             return handlers_exception.handle_uncaught_exception(request, resolver, exc_info)
         except Exception:
             text = traceback.format_exc() if settings.DEBUG else "Internal Server Error"
-            return HttpResponseServerError(text, content_type="text/plain")
+            return HttpResponseServerError(text.encode(errors="backslashreplace"), content_type="text/plain")
 
     def handle_http_error(self, request: Any, exc: HTTPError) -> Any:
         """The response to a request that the engine refuses: malformed, too large or too slow."""
-        response = HttpResponse(exc.detail, status=exc.status_code, content_type="text/plain; charset=utf-8")
+        response = HttpResponse(exc.detail.encode(), status=exc.status_code, content_type="text/plain; charset=utf-8")
         for name, value in dict(exc.headers or {}).items():
             response[name] = value
         logger.warning("%s: %s", response.reason_phrase, exc.detail, extra={"status_code": exc.status_code})
@@ -559,7 +566,7 @@ def get_asgi_application(**options: Any) -> ASGIHandler:
     return ASGIHandler(**options)
 
 
-_CLOSE_REQUEST: Final = asgi.ASGIRequest.close
+_CLOSE_REQUEST: Final[Any] = vars(DjangoRequest)["close"]
 
 
 def _is_light(request: Any) -> bool:

@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """What a site may choose: the arguments of the handler, and ``settings.ASGICORE`` beneath them."""
 
 from __future__ import annotations

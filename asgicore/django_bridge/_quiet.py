@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """What Django does at both ends of a request, and when all of it would be nothing.
 
 ``request_started`` and ``request_finished`` have receivers of Django's own, which are synchronous, so that stock Django
@@ -67,9 +69,10 @@ class OwnReceivers:
 
 def _any_sender() -> int:
     """What an entry for all senders is marked with."""
-    from django.dispatch.dispatcher import NONE_ID
+    from django.dispatch import dispatcher
 
-    return int(NONE_ID)
+    none_id: Any = dispatcher.NONE_ID
+    return int(none_id)
 
 
 _ANY_SENDER: Final = _any_sender()

@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Django's request, made from an ASGI scope.
 
 Source: ASGI HTTP specification 2.5, "HTTP Connection Scope"; RFC 9113 section 8.2.3; ``django.core.handlers.asgi``.
@@ -11,11 +13,12 @@ from django.core.handlers import asgi
 
 from .._meta import add_headers
 from .._target import address
+from ._stock import DjangoRequest
 
 __all__ = ["ASGIRequest"]
 
 
-class ASGIRequest(asgi.ASGIRequest):  # type: ignore[misc]  # Django has no types
+class ASGIRequest(DjangoRequest):
     """A request as that of Django 6.1, on every version that is supported.
 
     Cookies of several fields are joined by a semicolon, the script name is taken off the path on whole segments only,
@@ -30,14 +33,17 @@ class ASGIRequest(asgi.ASGIRequest):  # type: ignore[misc]  # Django has no type
     """
 
     def __init__(self, scope: Any, body_file: Any) -> None:
-        self.scope = scope
+        self.scope: Any = scope
         self._post_parse_error = False
         self._read_started = False
-        self.resolver_match = None
-        path = self.path = scope["path"]
-        script_name = self.script_name = asgi.get_script_prefix(scope)
-        self.path_info = _path_info(path, script_name) if script_name else path
-        method = self.method = scope["method"].upper()
+        self.resolver_match: Any = None
+        path = scope["path"]
+        self.path: str = path
+        script_name: str = asgi.get_script_prefix(scope)
+        self.script_name: str = script_name
+        self.path_info: str = _path_info(path, script_name) if script_name else path
+        method: str = scope["method"].upper()
+        self.method: str = method
         query_string = scope.get("query_string", "")
         if isinstance(query_string, bytes):
             query_string = query_string.decode()
@@ -62,11 +68,11 @@ class ASGIRequest(asgi.ASGIRequest):  # type: ignore[misc]  # Django has no type
             cookie = meta.get("HTTP_COOKIE")
             if cookie is not None:
                 meta["HTTP_COOKIE"] = cookie.rstrip("; ")
-        self.META = meta
+        self.META: dict[str, Any] = meta
         if "CONTENT_TYPE" in meta:
             self._set_content_type_params(meta)
         else:
-            self.content_type = ""
+            self.content_type: str = ""
             self.content_params: dict[str, str] = {}
         self._stream = body_file
 

@@ -1,3 +1,5 @@
+# pyright: basic
+# Django has no types of its own.
 """Warm threads for Django's synchronous code, each lent to one request at a time.
 
 Django keeps a database connection per thread, and middleware may keep more there. So a request that runs synchronous
@@ -51,7 +53,7 @@ class Job:
         self.future: asyncio.Future[Any] | None = self._loop.create_future() if self._loop is not None else None
         """What asgiref waits for; ``None`` where nobody waits."""
         self._is_missed = False
-        self.is_kept = is_kept
+        self.is_kept: bool = is_kept
         """Whether it runs whatever becomes of who waits for it."""
 
     def run(self, lease: Lease, worker: Worker) -> None:
@@ -130,11 +132,11 @@ class Worker(threading.Thread):
         self.look: Callable[[], tuple[bool, bool, bool]] = workers.look
         self.forget: Callable[[], object] = workers.forget
         self.jobs: SimpleQueue[tuple[Lease, Job] | None] = SimpleQueue()
-        self.is_used = False
+        self.is_used: bool = False
         """Whether the thread has database connections, open or not."""
-        self.is_open = False
+        self.is_open: bool = False
         """Whether one of them is open."""
-        self.is_pristine = True
+        self.is_pristine: bool = True
         """Whether none of them is within a transaction."""
 
     def run(self) -> None:
