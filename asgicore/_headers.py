@@ -273,8 +273,13 @@ def pairs(headers: HeadersInput | None) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def check_raw_headers(headers: Iterable[Any]) -> RawHeaders:
-    """Check fields that are bytes already, from code that builds ASGI messages itself; names come out in lower case.
+def check_raw_headers(headers: Iterable[Any], keeps_case: bool = False) -> RawHeaders:
+    """Check fields that are bytes already, from code that builds ASGI messages itself.
+
+    Args:
+        headers: Pairs of name and value.
+        keeps_case: Whether names stay as they are, and fields that are the server's are left out instead of refused;
+            else names come out in lower case.
 
     Raises:
         InvalidHeaderError: As for :func:`encode_field`.
@@ -283,12 +288,14 @@ def check_raw_headers(headers: Iterable[Any]) -> RawHeaders:
     for name, value in headers:
         if not isinstance(name, bytes) or not isinstance(value, bytes):
             raise InvalidHeaderError(name, "an ASGI message takes names and values as bytes")
+        if keeps_case and name.lower().decode("latin-1") in HOP_BY_HOP:
+            continue
         lower = encode_name(name.decode("latin-1"))
         if _grammar.NOT_FIELD_VALUE_BYTES.search(value):
             raise InvalidHeaderError(lower.decode("ascii"), "the value holds a control character")
         if value != value.strip(b" \t"):
             raise InvalidHeaderError(lower.decode("ascii"), _BLANK)
-        checked.append((lower, value))
+        checked.append((name if keeps_case else lower, value))
     return checked
 
 

@@ -77,6 +77,8 @@ class Writer:
     state: ResponseState = _IDLE
     closes_connection: bool = False
     """Whether to tell an HTTP/1 client that the connection ends here, because its body was refused."""
+    keeps_case: bool = False
+    """Whether header names of ready-made messages go out as they are."""
     # Known from the start on: whether the body is left out, what is declared, what of it is still to come.
     _silent: bool = False
     _length: int | None = None
@@ -126,13 +128,14 @@ class Writer:
         kind = message.get("type")
         if kind == "http.response.start":
             following = self._after(ResponseEvent.START, kind)
-            status, headers = message.get("status"), check_raw_headers(message.get("headers") or ())
+            status, headers = message.get("status"), message.get("headers") or ()
+            headers = check_raw_headers(headers, self.keeps_case)
             if not is_status(status):
                 raise ResponseStateError(f"the status of a response is an integer from 100 to 599, not {status!r}")
             self._begin(status, headers)
             if status == 204 or status < 200:
                 # RFC 9110 section 8.6: these have none.
-                headers = [field for field in headers if field[0] != b"content-length"]
+                headers = [field for field in headers if field[0].lower() != b"content-length"]
             self.state = following
             if self.closes_connection:
                 headers.append(_CLOSE)

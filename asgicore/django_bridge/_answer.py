@@ -22,7 +22,7 @@ from django.http.response import HttpResponseBase, ResponseHeaders
 
 from .. import _grammar
 from .._files import FileParts, path_of, regular_file_status
-from .._headers import HOP_BY_HOP
+from .._headers import HOP_BY_HOP, find
 from .._pump import Pump, iterate
 from .._response import Response, StreamingResponse
 from .._threads import SHARED, Threads
@@ -93,7 +93,7 @@ class _Fields:
         if status == 204 or status < 200:
             # RFC 9110 section 8.6: these have none.
             return [field for field in fields if field[0].lower() != b"content-length"]
-        if "Content-Length" not in response.headers:
+        if find(fields, b"content-length") is None:
             if self._body:
                 fields.append((b"Content-Length", b"%d" % len(self._body)))
         elif not response.streaming:

@@ -219,6 +219,7 @@ class ASGIHandler(Handler, DjangoHandler):
         self._tells_of_ends = self._is_told_of_ends
         self._views: dict[Any, Any] = {}
         self._is_told_of_ends = True  # every request is closed
+        self._tells_of_responses, self._is_told_of_responses = self._is_told_of_responses, False
 
     def _setting_changed(self, *, setting: str, value: Any, **_: Any) -> None:
         """A test overrides a setting."""
@@ -301,12 +302,14 @@ class ASGIHandler(Handler, DjangoHandler):
         else:
             visit.request = request
             response = await self.run_get_response(request)
+        if not isinstance(response, HttpResponseBase):
+            raise TypeError(f"run_get_response returned {type(response).__name__}; it must return an HttpResponse")
         visit.responses += (response,)
         answered: Any = response
         if lease is not None and lease.worker is not None and answered.streaming and answered.is_async:
             # Middleware and view are done. A stream may go on for hours, and needs no thread to wait.
             self._give_back(lease)
-        if self._is_told_of_responses:
+        if self._tells_of_responses:
             await self.response_ready(request, response)
         return answer(response)
 
@@ -335,6 +338,7 @@ class ASGIHandler(Handler, DjangoHandler):
         """Have the hook send a response."""
         if isinstance(made, (Answer, StreamAnswer)):
             exchange.unclosed = tuple(other for other in exchange.unclosed if other is not made)
+            exchange.keeps_case = True
             await self.send_response(made.django, exchange)
 
     def _answer_http_error(self, visit: _Visit | None, exc: HTTPError) -> Response:

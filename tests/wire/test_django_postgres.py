@@ -62,6 +62,10 @@ class Database:
         """Whether no backend runs a query or is within a transaction."""
         return set(self.backends().values()) <= {"idle"}
 
+    def is_settled(self) -> bool:
+        """Whether it is quiet, and no thread has a connection but the workers that are kept."""
+        return self.is_quiet() and len(self.backends()) <= MAX_WORKERS
+
     def lacks(self, backends: set[int]) -> bool:
         """Whether none of these is there any more."""
         return not backends & set(self.backends())
@@ -156,12 +160,10 @@ async def test_connections_are_kept_and_none_leaks(database: Database, start: An
     """1,000 requests with random disconnects go over a few connections, of which one for each worker is left."""
     before = len(database.sessions())
     with start() as server:
-        await storm(server, 1, REQUESTS // 2)
-        eventually(database.is_quiet, "the backends are idle")
-        assert 1 <= len(database.backends()) <= MAX_WORKERS
-        await storm(server, 2, REQUESTS // 2)
-        eventually(database.is_quiet, "the backends are idle")
-        assert 1 <= len(database.backends()) <= MAX_WORKERS
+        for seed in (1, 2):
+            await storm(server, seed, REQUESTS // 2)
+            eventually(database.is_settled, "the backends are idle, and no more than there are workers")
+            assert database.backends()
         assert status(server)["connections"] <= MAX_WORKERS
         made = database.sessions()[before:]
         # More than there are workers: while a stream pauses, its thread does not count, and another one is started.
@@ -207,8 +209,7 @@ async def test_transactions_of_visitors_who_leave_end(database: Database, start:
                 fields = {"csrfmiddlewaretoken": found[1], "title": f"Left {number}", "text": ""}
                 with suppress(httpx.TimeoutException):  # of the visitor who leaves
                     await client.post("/admin/notes/note/add/", data=fields, timeout=draw.uniform(0.001, 0.03))
-        eventually(database.is_quiet, "the backends are idle")
-        assert len(database.backends()) <= MAX_WORKERS
+        eventually(database.is_settled, "the backends are idle, and no more than there are workers")
         with database.cluster.connect(DATABASE) as connection:
             # Whoever holds a lock on a row or on the table would be waited for.
             connection.execute("SET lock_timeout = '5s'")
