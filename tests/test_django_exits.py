@@ -324,9 +324,7 @@ async def test_signals_of_many_requests_keep_to_one_thread_each(kind: str) -> No
 
     request_started.connect(started)
     try:
-        with site(
-            sync_view if kind == "sync" else view, middleware=[middleware] if kind == "sync middleware" else []
-        ):
+        with site(sync_view if kind == "sync" else view, middleware=[middleware] if kind == "sync middleware" else []):
             handler = OURS(max_workers=8)
             with anyio.fail_after(SECONDS):
                 async with anyio.create_task_group() as group:

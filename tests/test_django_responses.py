@@ -260,9 +260,7 @@ async def test_response_head_is_that_of_stock_django_where_there_is_no_body(meth
 
 async def test_response_conditional_get_is_304_without_body() -> None:
     """Django's own ``ConditionalGetMiddleware`` compares the entity tag; what it returns goes out as it is."""
-    with site(
-        answering(lambda: HttpResponse(b"text")), middleware=["django.middleware.http.ConditionalGetMiddleware"]
-    ):
+    with site(answering(lambda: HttpResponse(b"text")), middleware=["django.middleware.http.ConditionalGetMiddleware"]):
         tag = (await same()).header("etag")[0].encode()
         outcome = await same(headers=[(b"host", b"x"), (b"if-none-match", tag)])
     assert outcome.status == 304
