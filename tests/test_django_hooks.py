@@ -338,7 +338,9 @@ async def test_hook_overridden_works_on_ours_as_on_stock(hook: str, kind: str) -
     assert mine.answer == theirs.answer
     if kind == "stream":
         # An empty final message has an empty body, or none.
-        their_calls, my_calls = ([each for each in calls if each[1:] != (None,)] for calls in (_texts(their_calls), _texts(my_calls)))
+        their_calls, my_calls = (
+            [each for each in calls if each[1:] != (None,)] for calls in (_texts(their_calls), _texts(my_calls))
+        )
     assert my_calls == their_calls
     if hook != "chunk_size":
         assert my_calls

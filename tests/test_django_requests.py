@@ -400,9 +400,7 @@ async def test_request_without_a_limit_of_ours_is_left_to_django(size: int) -> N
         return HttpResponse(str(len(request.body)))
 
     with site(view, DATA_UPLOAD_MAX_MEMORY_SIZE=50):
-        outcome = await same(
-            body_messages(b"x" * size), method="POST", headers=[(b"content-length", b"%d" % size)]
-        )
+        outcome = await same(body_messages(b"x" * size), method="POST", headers=[(b"content-length", b"%d" % size)])
     assert outcome.status == (200 if size < 50 else 400)
 
 
@@ -411,9 +409,7 @@ async def test_request_without_a_limit_of_ours_is_left_to_django(size: int) -> N
 async def test_request_whose_length_is_not_what_was_declared_is_as_under_stock_django(declared: int) -> None:
     """What comes and what was declared are the server's to compare."""
     with site(lambda request: HttpResponse(request.body)):
-        outcome = await same(
-            body_messages(b"12345"), method="POST", headers=[(b"content-length", b"%d" % declared)]
-        )
+        outcome = await same(body_messages(b"12345"), method="POST", headers=[(b"content-length", b"%d" % declared)])
     assert outcome.status == 200
 
 
@@ -555,9 +551,9 @@ async def test_request_files_that_a_handler_stops_are_as_under_stock_django() ->
 MALFORMED = {
     "truncated": multipart({"a": ("f", b"x" * 500)})[:-100],
     "no boundary": b"x" * 500,
-    "bad base64": multipart({"a": b"b"}).replace(b"form-data;", b"form-data;", 1).replace(
-        b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!", 1
-    ),
+    "bad base64": multipart({"a": b"b"})
+    .replace(b"form-data;", b"form-data;", 1)
+    .replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!", 1),
     "empty": b"",
     "long headers": multipart({"a" * 20_000: b"b"}),
 }
@@ -703,7 +699,9 @@ async def test_request_message_that_is_malformed_is_an_error_for_the_server(mess
 
 
 @backends
-@pytest.mark.parametrize("message", [{"type": "http.request"}, {"type": "http.request", "body": None, "more_body": None}])
+@pytest.mark.parametrize(
+    "message", [{"type": "http.request"}, {"type": "http.request", "body": None, "more_body": None}]
+)
 async def test_request_message_with_missing_keys_is_an_empty_body(message: Any) -> None:
     """The specification makes both keys optional."""
     with site(lambda request: HttpResponse(b"got " + request.body)):

@@ -130,9 +130,7 @@ async def test_stream_of_a_generator_runs_in_the_thread_of_the_request(is_async:
     with site(returning(respond, is_async)), receivers(diary):
         outcome = await run(noting(OURS, diary), Channel(), diary)
     assert outcome.body == b"of the view"
-    assert diary.entries == [
-        (what, "thread 1") for what in ("started", "part", "closed", "request.close", "finished")
-    ]
+    assert diary.entries == [(what, "thread 1") for what in ("started", "part", "closed", "request.close", "finished")]
 
 
 @pytest.mark.parametrize("where", ["waiting for room", "between parts", "before the first part"])
