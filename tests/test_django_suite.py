@@ -420,3 +420,33 @@ def test_labels_with_a_difference_make_the_script_fail(suite: Path, capsys: pyte
     assert django_suite.run_labels(["few"], suite, django_suite.parse([*options, "--stock-only"])) == 0
     assert capsys.readouterr().out.endswith("1 tests failing, 0 runs that do not count\n")
     assert django_suite.run_labels(["absent"], suite, django_suite.parse(options)) == 1
+
+
+@needs_django
+def test_labels_with_a_run_cut_short_name_only_what_it_came_to(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that ends early fails the script; the tests that it did not come to are not told one by one."""
+    write_tests(
+        suite,
+        """
+        import os
+        import unittest
+
+        from django.core.handlers.asgi import ASGIHandler
+
+
+        class Tests(unittest.TestCase):
+            def test_a(self): self.assertEqual(ASGIHandler.__module__, "django.core.handlers.asgi")
+            def test_b(self): pass
+            def test_c(self):
+                if ASGIHandler.__module__ == "small_bridge":
+                    os._exit(3)
+            def test_d(self): pass
+        """,
+    )
+    options = django_suite.parse(["--bridge", "small_bridge", "--timeout", "30"])
+    assert django_suite.run_labels(["few"], suite, options) == 1
+    printed = capsys.readouterr().out
+    assert "does not count: it exited with 3; it ended within few.tests.Tests.test_c\n" in printed
+    assert printed.count("difference: ") == 1
+    assert "difference: few.tests.Tests.test_a: passed with Django's handler, failed with ours\n" in printed
+    assert printed.endswith("1 tests the same, 1 different, 1 runs that do not count\n")

@@ -620,6 +620,36 @@ async def test_parked_requests_come_back_in_the_order_in_which_they_ask() -> Non
 
 
 @on_asyncio
+async def test_newcomer_is_admitted_though_parked_requests_keep_coming_back() -> None:
+    """Twenty streams that ask the database ten times a second leave the one thread idle nearly always."""
+    workers = new_workers(1)
+    begun = 0
+
+    async def poll() -> None:
+        nonlocal begun
+        lease = Lease(workers)
+        try:
+            while True:
+                await lease.submit(len, "")
+                begun += 1
+                await asyncio.sleep(0.1)
+        finally:
+            lease.release()
+
+    tasks = [asyncio.create_task(poll()) for _ in range(20)]
+    try:
+        await until(lambda: begun > 60)
+        newcomer = Lease(workers)
+        assert await asyncio.wait_for(newcomer.submit(len, "abc"), 1) == 3
+        newcomer.release()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    await until(lambda: counts(workers)[:2] == (0, 0))
+
+
+@on_asyncio
 @pytest.mark.parametrize("how", ["release", "give back"])
 async def test_parked_request_that_ends_frees_nothing_twice(how: str) -> None:
     """It did not count any more, so that nobody gets its place."""

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, Final, cast
@@ -176,6 +177,10 @@ def _file(response: Any, file: Any, status: Any) -> tuple[FileParts, str | None]
     return FileParts(file, size), path_of(file, status) if size == rest == status.st_size else None
 
 
+# As deep as a queryset's asynchronous iterator is nested, and one more.
+_TURNS: Final = 5
+
+
 class _Parts:
     """What a view's asynchronous iterator gives, as bytes; itself its iterator."""
 
@@ -200,6 +205,10 @@ class _Parts:
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
+        # Generators within it, such as that of a queryset, are left to asyncio, which closes them some turns later: that
+        # has to be before their database connection is closed, or somebody else's.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
 
 class _Synchronous(Pump[None]):

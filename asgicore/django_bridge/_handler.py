@@ -91,6 +91,7 @@ class _Context(ThreadSensitiveContext):
     def __init__(self, lease: Lease) -> None:
         super().__init__(executor=cast("Any", lease))  # all that is asked of it is submit()
         self.lease = lease
+        self.task: asyncio.Task[Any] | None = asyncio.current_task()
 
     def enter(self) -> None:
         self.token = _sensitive.set(self)
@@ -103,6 +104,7 @@ class _Context(ThreadSensitiveContext):
         except ValueError:
             pass  # another context: the loop has given the task up
         self._exited = True
+        self.task = None
         self.lease.release()
 
 
@@ -241,9 +243,10 @@ class ASGIHandler(Handler, DjangoHandler):
         if kind in self._routes:
             await self._routes[kind](scope, receive, send)
         elif kind == "http":
-            # In a context of somebody else synchronous code has a thread already.
-            context = None
-            if _sensitive.get(None) is None:
+            # In a context of somebody else synchronous code has a thread already. One of ours that another task has
+            # entered is none: servers go on with a connection in the context in which they last resumed reading it.
+            context, around = None, _sensitive.get(None)
+            if around is None or (type(around) is _Context and around.task is not asyncio.current_task()):
                 context = _Context(Lease(self.workers))
                 context.enter()
             try:
