@@ -270,21 +270,18 @@ async def test_response_conditional_get_is_304_without_body() -> None:
 # --- lengths that lie --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("declaration", ["3", "5", "-4", "+4", "4x", "", "4, 4", "0", "\u0664", "9" * 30])
-@pytest.mark.parametrize("kind", ["whole", "large"])
-async def test_response_whose_declared_length_is_wrong_never_leaves(
-    kind: str, declaration: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("size", [4, 100_004])
+@pytest.mark.parametrize(
+    "declaration", ["{short}", "{long}", "-{true}", "+{true}", "{true}x", "", "{true}, {true}", "0", "\u0664", "9" * 30]
+)
+async def test_response_whose_declared_length_is_wrong_never_leaves(size: int, declaration: str) -> None:
     """A length that is not that of the body would let one response be read as two (SECURITY row 33)."""
-    size = 4 if kind == "whole" else 100_004
 
     def make() -> HttpResponse:
         response = HttpResponse(b"x" * size)
-        response["Content-Length"] = declaration if kind == "whole" else declaration.replace("4", str(size))
+        response["Content-Length"] = declaration.format(short=size - 1, long=size + 1, true=size)
         return response
 
-    if kind == "large" and "4" not in declaration:
-        declaration = "4" + declaration
     with site(answering(make)):
         outcome = await ask(OURS())
     check_messages(lowered(outcome.channel.sent))
