@@ -12,6 +12,11 @@ from typing import Any
 import anyio
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.staticfiles import handlers as static_handlers
+from django.core.exceptions import RequestAborted
+from django.core.handlers import asgi as stock_asgi
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import set_script_prefix
 from django_site import (
     DIRECTORY,
     OURS,
@@ -32,11 +37,6 @@ from faults import Server
 
 from asgicore import Request
 from asgicore.django_bridge import ASGIRequest, get_asgi_application
-from django.contrib.staticfiles import handlers as static_handlers
-from django.core.exceptions import RequestAborted
-from django.core.handlers import asgi as stock_asgi
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import set_script_prefix
 
 pytestmark = backends
 

@@ -8,7 +8,16 @@ from io import BytesIO
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import django
 import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import InMemoryUploadedFile, TemporaryUploadedFile
+from django.core.files.uploadhandler import FileUploadHandler, StopUpload
+from django.http import HttpRequest, HttpResponse
+from django.http.request import RawPostDataException
+from django.test import override_settings
+from django.urls import get_script_prefix, path, reverse
 from django_site import (
     OURS,
     SECONDS,
@@ -27,15 +36,6 @@ from faults import Server, check_messages, linear_time, open_files
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
-import django
-from django.conf import settings
-from django.core.files.uploadedfile import InMemoryUploadedFile, TemporaryUploadedFile
-from django.core.files.uploadhandler import FileUploadHandler, StopUpload
-from django.http import HttpRequest, HttpResponse
-from django.http.request import RawPostDataException
-from django.test import override_settings
-from django.urls import get_script_prefix, path, reverse
 
 MiB = 2**20
 
@@ -649,7 +649,7 @@ async def test_request_messages_without_end_let_the_view_go_on() -> None:
 
     async def view(request: HttpRequest) -> HttpResponse:
         for _ in range(5):
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         return HttpResponse(b"done")
 
     with site(view):

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+from django.core.files.base import ContentFile, File
+from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django_site import (
     OURS,
     SECONDS,
@@ -35,8 +38,6 @@ from fakes import Channel, Message
 from faults import Server, open_files
 
 from asgicore import ContentLengthError
-from django.core.files.base import ContentFile, File
-from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 
 pytestmark = backends
 
@@ -408,7 +409,7 @@ class Witness:
                     self.is_waiting.set()
                     await anyio.sleep_forever()
                 yield b"%d" % number
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         finally:
             await anyio.lowlevel.cancel_shielded_checkpoint()
             assert asyncio.current_task() is task
