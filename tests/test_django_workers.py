@@ -119,6 +119,10 @@ async def held_lease(workers: Workers, gate: Gate, name: object = None) -> Lease
     return lease
 
 
+def has_begun(gate: Gate) -> bool:
+    return bool(gate.begun)
+
+
 def counts(workers: Workers) -> tuple[int, int, int]:
     return workers.in_use, workers.waiting, workers.alive
 
@@ -730,35 +734,103 @@ async def test_job_cancelled_in_the_queue_never_runs() -> None:
 
 
 @on_asyncio
-async def test_job_cancelled_while_it_runs_keeps_its_thread_until_it_ends() -> None:
-    """Though the request is over: nobody else gets the thread before; the result can be had."""
+@pytest.mark.parametrize("how", ["future", "waited"])
+async def test_job_cancelled_while_it_runs_keeps_its_thread_until_it_ends(how: str) -> None:
+    """Though the request is over: nobody else gets the thread before."""
     workers = new_workers(1)
     gate = Gate()
-    lease = await held_lease(workers, gate, "cancelled")
-    job = lease.latest
-    assert job is not None
-    assert job.future is not None
-    job.future.cancel()
+    lease = Lease(workers)
+    if how == "future":
+        future: Any = lease.submit(gate.job, "cancelled")
+    else:
+        job = lease.start(gate.job, "cancelled")
+        future = asyncio.create_task(job.wait())
+    await until(lambda: gate.begun)
+    future.cancel()
+    await asyncio.wait([future])
+    if how == "waited":
+        job.give_up()
     lease.release()
     other = Lease(workers)
-    future = other.submit(gate.job, "other")
+    later = other.submit(gate.job, "other")
     await turn(5)
     assert counts(workers) == (1, 1, 1)
     gate.open.set()
-    assert await result(future) == "other"
+    assert await result(later) == "other"
     assert gate.begun == ["cancelled", "other"]
     assert gate.ended == ["cancelled", "other"]
-    assert job.lost() == "cancelled"
     other.release()
 
 
 @on_asyncio
-async def test_job_that_was_waited_for_has_lost_nothing() -> None:
-    """What its caller got is the caller's."""
+async def test_waited_job_can_be_waited_for_again_after_a_cancellation() -> None:
+    """And gives its result once it is there, or raises the error of the function."""
     lease = Lease(new_workers(1))
-    assert await run(lease, len, "abc") == 3
-    assert lease.latest is not None
-    assert lease.latest.lost() is None
+
+    def fail() -> None:
+        gate.job()
+        raise LookupError("no")
+
+    for fails in (False, True):
+        gate = Gate()
+        job = lease.start(fail) if fails else lease.start(gate.job, "done")
+        task = asyncio.create_task(job.wait())
+        await until(partial(has_begun, gate))
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert not job.is_done
+        again = asyncio.create_task(job.wait())
+        await turn(3)
+        gate.open.set()
+        if fails:
+            with pytest.raises(LookupError, match="no"):
+                await asyncio.wait_for(again, DEADLINE)
+        else:
+            assert await asyncio.wait_for(again, DEADLINE) == "done"
+        assert job.is_done
+    lease.release()
+
+
+@on_asyncio
+async def test_waited_job_that_ends_at_any_moment_wakes_its_task() -> None:
+    """Before, while and after the task begins to wait for it; a thousand times."""
+    lease = Lease(new_workers(1))
+    dice = random.Random(20251202)
+    for number in range(1000):
+        job = lease.start(int, number)
+        for _ in range(dice.randrange(50)):
+            pass
+        if dice.random() < 0.1:
+            until_sync(partial(getattr, job, "is_done"))
+        assert await asyncio.wait_for(job.wait(), DEADLINE) == number
+    lease.release()
+
+
+@on_asyncio
+async def test_drop_cancelled_takes_a_lease_out_of_the_queue() -> None:
+    """If nobody waits for anything in it; it may come again."""
+    workers = new_workers(1)
+    gate = Gate()
+    holding = await held_lease(workers, gate, "holding")
+    lease = Lease(workers)
+    futures = [lease.submit(gate.job, number) for number in range(2)]
+    job = lease.start(gate.job, 2)
+    futures[0].cancel()
+    job.give_up()
+    lease.drop_cancelled()
+    assert workers.waiting == 1
+    futures[1].cancel()
+    lease.drop_cancelled()
+    lease.drop_cancelled()
+    assert (workers.waiting, lease.is_busy) == (0, False)
+    holding.drop_cancelled()
+    again = lease.submit(gate.job, "again")
+    gate.open.set()
+    await until(lambda: not holding.is_busy)
+    holding.release()
+    assert await result(again) == "again"
+    assert gate.begun == ["holding", "again"]
     lease.release()
 
 
