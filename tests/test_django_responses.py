@@ -8,14 +8,6 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from django_site import OURS, STOCK, Diary, ask, backends, both, noting, receivers, run, same, site
-from fakes import Channel
-from faults import check_messages
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from asgicore import ContentLengthError
-from asgicore.errors import InvalidHeaderError
 from django.conf import settings as django_settings
 from django.http import (
     FileResponse,
@@ -28,6 +20,14 @@ from django.http import (
 )
 from django.template import engines
 from django.template.response import TemplateResponse
+from django_site import OURS, STOCK, Diary, ask, backends, both, noting, receivers, run, same, site
+from fakes import Channel
+from faults import check_messages
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asgicore import ContentLengthError
+from asgicore.errors import InvalidHeaderError
 
 pytestmark = backends
 
