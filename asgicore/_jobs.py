@@ -33,8 +33,8 @@ class Waiter(Protocol):
 class _AsyncioWaiter:
     """A future, as far as a task looks at one, that another thread wakes the task through.
 
-    One of asyncio's own is settled by a callback, which schedules another one that wakes the task: that turn of the loop
-    is a sixth of what a hop costs.
+    One of asyncio's own is settled by a callback, which schedules another one that wakes the task: that turn of the
+    loop is a sixth of what a hop costs.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_is_notified", "_loop", "_right")

@@ -205,8 +205,8 @@ class _Parts:
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
-        # Generators within it, such as that of a queryset, are left to asyncio, which closes them some turns later: that
-        # has to be before their database connection is closed, or somebody else's.
+        # Generators within it, such as that of a queryset, are left to asyncio, which closes them some turns later:
+        # that has to be before their database connection is closed, or somebody else's.
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 

@@ -6,19 +6,14 @@ Source: ``asyncio.timeout``, for the counting of cancellations.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
 from .._late_scope import EARLY, innermost_scope
-from .._watch import Listener, is_held_back
+from .._watch import is_held_back
 
 # A shielded section is left when it likes; five milliseconds later is still at once for whoever has left.
 _TRY_AGAIN_SECONDS: Final = 0.005
-
-# Whoever leaves within this time is noticed at its end: where an asynchronous view runs within synchronous middleware,
-# it is cancelled that much later.
-_LISTEN_AFTER_SECONDS: Final = 0.002
 
 
 def no_scope() -> None:
@@ -60,43 +55,6 @@ class CancelOnce:
         if not self._is_called:
             return None
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError and not is_held_back(error)
-
-
-class LateListener:
-    """A listener that is started after a while, for a request that waits for a thread.
-
-    No disconnect can end what runs in a thread; and most of it has ended by then, so that no task had to be started and
-    stopped, which takes as long as a small view.
-
-    Args:
-        start: Starts the listener.
-    """
-
-    __slots__ = ("_handle", "_listener", "_start")
-
-    def __init__(self, start: Callable[[], Listener]) -> None:
-        self._start: Callable[[], Listener] | None = start
-        self._listener: Listener | None = None
-        self._handle = asyncio.get_running_loop().call_later(_LISTEN_AFTER_SECONDS, self._begin)
-
-    def _begin(self) -> None:
-        start, self._start = self._start, None
-        if start is not None:
-            self._listener = start()
-
-    def cancel(self) -> None:
-        """As :class:`asgicore._watch.Listener`."""
-        self._handle.cancel()
-        self._start = None
-        if self._listener is not None:
-            self._listener.cancel()
-
-    async def stop(self) -> None:
-        """As :class:`asgicore._watch.Listener`."""
-        self._handle.cancel()
-        self._start = None
-        if self._listener is not None:
-            await self._listener.stop()
 
 
 def _is_shielded(task: asyncio.Task[Any]) -> bool:

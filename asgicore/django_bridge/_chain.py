@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from asgiref.sync import SyncToAsync, iscoroutinefunction, sync_to_async
+from asgiref.sync import SyncToAsync, iscoroutinefunction
 from django.core.handlers.exception import response_for_exception
 from django.utils.deprecation import MiddlewareMixin
+
+from ._hop import Hop, note
 
 __all__ = ["hooks_of", "join_hops", "join_view_hooks"]
 
@@ -36,10 +38,10 @@ class _Stretch:
         self._inner = inner
         self._ask: Any = None
         if any(hasattr(it, "process_request") for it in middleware):
-            self._ask = sync_to_async(self._before, thread_sensitive=True)
+            self._ask = Hop(self._before)
         self._tell: Any = None
         if any(hasattr(it, "process_response") for it in middleware):
-            self._tell = sync_to_async(self._after, thread_sensitive=True)
+            self._tell = Hop(self._after)
 
     async def __call__(self, request: Any) -> Any:
         response, depth = None, len(self._middleware)
@@ -60,9 +62,9 @@ class _Stretch:
             except Exception as exc:
                 if not depth:
                     raise  # what is around the outermost one turns it into a response
-                return response_for_exception(request, exc), depth
+                return note(response_for_exception(request, exc)), depth
             if response:
-                return response, depth + 1
+                return note(response), depth + 1
         return None, len(self._middleware)
 
     def _after(self, request: Any, response: Any, depth: int) -> Any:
@@ -139,7 +141,7 @@ def join_view_hooks(hooks: list[Any]) -> list[Any]:
         if isinstance(hook, SyncToAsync):
             stretch.append(hook)
             continue
-        joined += stretch if len(stretch) < 2 else [sync_to_async(_first_of([it.func for it in stretch]))]
+        joined += stretch if len(stretch) < 2 else [Hop(_first_of([it.func for it in stretch]))]
         stretch = []
         if hook is not None:
             joined.append(hook)
@@ -151,7 +153,7 @@ def _first_of(hooks: list[Callable[..., Any]]) -> Callable[..., Any]:
         for hook in hooks:
             response = hook(*args)
             if response:
-                return response
+                return note(response)
         return None
 
     return first

@@ -28,11 +28,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 
 import django
 from anyio.lowlevel import checkpoint_if_cancelled
-from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, sync_to_async
+from asgiref.sync import AsyncToSync, SyncToAsync, iscoroutinefunction
 from django.conf import settings
 from django.core.exceptions import BadRequest, RequestAborted
 from django.core.handlers import asgi
@@ -50,20 +50,21 @@ from .._lifespan import Lifespan
 from .._response import Response
 from .._spool import in_file_thread
 from .._target import check_target
-from .._watch import AsyncioListener, Listener, run_shielded
+from .._watch import run_shielded
 from .._writer import Writer
 from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
 from ..limits import Limits
 from ..types import Receive, Scope, Send
 from ._answer import Answer, StreamAnswer, answer
 from ._call import Call
-from ._cancel import CancelOnce, LateListener, no_scope
+from ._cancel import CancelOnce, no_scope
 from ._chain import join_hops, join_view_hooks
+from ._hop import Hop, RequestContext, around, noting
 from ._options import read_options
 from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
 from ._request import ASGIRequest
 from ._stock import DjangoHandler, DjangoRequest
-from ._workers import Job, Lease, Workers
+from ._workers import Lease, Workers
 
 __all__ = ["ASGIHandler", "get_asgi_application"]
 
@@ -77,43 +78,13 @@ _MAX_VIEWS: Final = 4096
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
 
 
-_sensitive: Final[Any] = SyncToAsync.thread_sensitive_context
-_executors: Final[Any] = SyncToAsync.context_to_thread_executor
-
-
-class _Context(ThreadSensitiveContext):
-    """asgiref's context around a request, which knows the request's thread.
-
-    Entered and left as asgiref does it, but for one thing: the thread of an ``async_to_sync`` above is not hidden.
-    Django's handler does not hide it either, and looking for it costs more than all the rest.
-    """
-
-    def __init__(self, lease: Lease) -> None:
-        super().__init__(executor=cast("Any", lease))  # all that is asked of it is submit()
-        self.lease = lease
-        self.task: asyncio.Task[Any] | None = asyncio.current_task()
-
-    def enter(self) -> None:
-        self.token = _sensitive.set(self)
-        _executors[self] = self.lease
-
-    def leave(self) -> None:
-        _executors.pop(self, None)
-        try:  # noqa: SIM105  # suppress() costs a microsecond
-            _sensitive.reset(self.token)
-        except ValueError:
-            pass  # another context: the loop has given the task up
-        self._exited = True
-        self.task = None
-        self.lease.release()
-
-
-def _current_lease() -> Lease | None:
+def _lease_of(context: Any) -> Lease | None:
     """The lease of the request, unless its synchronous code may run elsewhere: in the thread that waits in an
     ``async_to_sync`` above, as in Django's tests, where it must see the transaction of the test."""
-    context = _sensitive.get(None)
+    if type(context) is not RequestContext:
+        return None
     loops = AsyncToSync.loop_thread_executors
-    if type(context) is not _Context or (loops and asyncio.get_running_loop() in loops):
+    if loops and asyncio.get_running_loop() in loops and getattr(AsyncToSync.executors, "current", None) is not None:
         return None
     return context.lease
 
@@ -121,12 +92,15 @@ def _current_lease() -> Lease | None:
 class _Visit:
     """What the bridge knows of one request; the engine's ``exchange.request``."""
 
-    __slots__ = ("body", "is_closed", "is_finished", "is_started", "lease", "request", "responses", "scope")
+    __slots__ = ("body", "is_closed", "is_finished", "is_started", "lease", "made", "request", "responses", "scope")
 
     def __init__(self, scope: Scope, body: Body) -> None:
         self.scope = scope
         self.body = body
-        self.lease = _current_lease()
+        context = around()
+        self.lease = _lease_of(context)
+        self.made: list[Any] = context.made if type(context) is RequestContext else []
+        """The responses of views and middleware, those included that nobody got."""
         self.request: Any = None
         """Django's request, once there is one."""
         self.responses: tuple[Any, ...] = ()
@@ -245,9 +219,9 @@ class ASGIHandler(Handler, DjangoHandler):
         elif kind == "http":
             # In a context of somebody else synchronous code has a thread already. One of ours that another task has
             # entered is none: servers go on with a connection in the context in which they last resumed reading it.
-            context, around = None, _sensitive.get(None)
-            if around is None or (type(around) is _Context and around.task is not asyncio.current_task()):
-                context = _Context(Lease(self.workers))
+            context, outer = None, around()
+            if outer is None or (type(outer) is RequestContext and outer.task is not asyncio.current_task()):
+                context = RequestContext(self.workers)
                 context.enter()
             try:
                 await super().__call__(scope, receive, send)
@@ -359,12 +333,6 @@ class ASGIHandler(Handler, DjangoHandler):
             visit.responses += (response,)
         return answer(response)
 
-    def _start_listener(self, exchange: Exchange) -> Listener:
-        lease = exchange.request.lease
-        if lease is not None and lease.is_busy:
-            return LateListener(lambda: AsyncioListener(self._listening(exchange)))
-        return super()._start_listener(exchange)
-
     # --- the end of a request ------------------------------------------------------------------------
 
     async def _close(self, exchange: Exchange) -> None:
@@ -389,14 +357,18 @@ class ASGIHandler(Handler, DjangoHandler):
     def _finish_now(self, visit: _Visit) -> bool:
         """Close everything on the loop, if nothing of it can block and nobody could tell the difference."""
         lease, request = visit.lease, visit.request
-        if lease is None or lease.is_busy or (lease.worker is not None and lease.worker.is_open):
+        if lease is None:
+            return False
+        if lease.pending and lease.worker is None:
+            lease.drop_cancelled()
+        if lease.is_busy or (lease.worker is not None and lease.worker.is_open):
             return False
         own = FINISHED.only(type(self))
         if own is None or not caches_are_quiet():
             return False
         if request is not None and not _is_light(request):
             return False
-        for response in visit.responses:
+        for response in (*visit.responses, *visit.made):
             if type(response).close is not HttpResponseBase.close:
                 return False
             for closer in response._resource_closers:
@@ -418,9 +390,7 @@ class ASGIHandler(Handler, DjangoHandler):
             return
         visit.is_finished = True
         lease, sender = visit.lease, type(self)
-        latest = None
         if lease is not None:
-            latest, lease.latest = lease.latest, None
             # The thread does it even if nobody can wait for that.
             lease.keeps = True
             if getattr(AsyncToSync.executors, "current", None) is not None:
@@ -429,11 +399,11 @@ class ASGIHandler(Handler, DjangoHandler):
                 AsyncToSync.executors.current = None
         try:
             try:
-                await Call(sync_to_async(_close_all)(visit, latest, sender)).wait()
+                await Call(Hop(_close_all)(visit, sender)).wait()
             except RuntimeError:
                 if visit.is_closed:
                     raise
-                _close_all(visit, latest, sender)  # the system has no thread for it
+                _close_all(visit, sender)  # the system has no thread for it
         finally:
             if lease is not None:
                 lease.keeps = False
@@ -445,9 +415,9 @@ class ASGIHandler(Handler, DjangoHandler):
             visit.is_finished = True
             lease = visit.lease
             if lease is not None and lease.worker is not None:
-                lease.submit_last(_close_all, visit, lease.latest, type(self))
+                lease.submit_last(_close_all, visit, type(self))
             else:
-                _close_all(visit, None, type(self))
+                _close_all(visit, type(self))
 
     def load_middleware(self, is_async: bool = False) -> None:
         """As Django's; synchronous hooks that follow each other take one hop to the thread together."""
@@ -456,16 +426,21 @@ class ASGIHandler(Handler, DjangoHandler):
             join_hops(self._middleware_chain)
             self._view_middleware = join_view_hooks(self._view_middleware)
 
+    def adapt_method_mode(self, is_async: bool, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Django's, by a shorter way to the thread."""
+        made = super().adapt_method_mode(is_async, method, *args, **kwargs)
+        return Hop(made.func) if type(made) is SyncToAsync else made
+
     def make_view_atomic(self, view: Any) -> Any:
         """As Django's; a synchronous view is made awaitable here, once for all requests."""
         made = super().make_view_atomic(view)
         if made is not view or view.__hash__ is None:
-            return made
+            return noting(made) if iscoroutinefunction(made) else Hop(made, notes=True)
         awaitable = self._views.get(view)
         if awaitable is None:
             if len(self._views) >= _MAX_VIEWS:
                 self._views.clear()
-            awaitable = view if iscoroutinefunction(view) else sync_to_async(view, thread_sensitive=True)
+            awaitable = noting(view) if iscoroutinefunction(view) else Hop(view, notes=True)
             self._views[view] = awaitable
         return awaitable
 
@@ -590,15 +565,15 @@ def _close_connections() -> None:
         receiver(signal=STARTED.signal, sender=ASGIHandler)
 
 
-def _close_all(visit: _Visit, latest: Job | None, sender: type) -> None:
+def _close_all(visit: _Visit, sender: type) -> None:
     """Close responses and request and send ``request_finished``, in the thread of the request."""
     visit.is_closed = True
-    request, responses = visit.request, list(visit.responses)
-    if not responses and latest is not None:
-        # What a synchronous view or middleware returned when the request was cancelled already.
-        lost = latest.lost()
-        if isinstance(lost, HttpResponseBase):
-            responses.append(lost)
+    request = visit.request
+    # The one that was sent is the last; before it those that others took the place of, or that nobody got.
+    responses: list[Any] = []
+    for response in (*visit.made, *visit.responses):
+        responses = [other for other in responses if other is not response]
+        responses.append(response)
     if request is not None and not any(
         closer == request.close for response in responses for closer in response._resource_closers
     ):

@@ -119,9 +119,11 @@ def look_at_connections() -> tuple[bool, bool, bool]:
     is_used, is_open, is_pristine = False, False, True
     for connection in connections.all(initialized_only=True):
         is_used = True
+        if connection.in_atomic_block:
+            is_pristine = False
         if connection.connection is not None:
             is_open = True
-            if connection.in_atomic_block or not connection.get_autocommit():
+            if connection.get_autocommit() != connection.settings_dict["AUTOCOMMIT"]:
                 is_pristine = False
     return is_used, is_open, is_pristine
 

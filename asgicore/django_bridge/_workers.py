@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any, Final, cast
 from weakref import WeakSet, ref
 
+from .._jobs import Waiter, new_waiter
 from .._spool import in_file_thread
 from .._threads import register
 
@@ -40,28 +41,29 @@ too, so that a request that is merely held up by a busy loop is not taken for on
 
 
 class Job:
-    """A function on its way through a worker."""
+    """A function on its way through a worker; by itself one that nobody waits for."""
 
-    __slots__ = ("_args", "_error", "_function", "_is_missed", "_loop", "_result", "future", "is_kept")
+    __slots__ = ("_args", "_error", "_function", "_result", "is_done", "is_kept")
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool, is_awaited: bool) -> None:
+    is_wanted: bool = True
+    """Whether somebody waits for it still."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool) -> None:
         self._function: Callable[..., Any] | None = function
         self._args = args
         self._result: Any = None
         self._error: BaseException | None = None
-        self._loop = asyncio.get_running_loop() if is_awaited else None
-        self.future: asyncio.Future[Any] | None = self._loop.create_future() if self._loop is not None else None
-        """What asgiref waits for; ``None`` where nobody waits."""
-        self._is_missed = False
         self.is_kept: bool = is_kept
         """Whether it runs whatever becomes of who waits for it."""
+        self.is_done: bool = False
+        """Whether it has ended."""
 
     def run(self, lease: Lease, worker: Worker) -> None:
         """Run the function; in the worker."""
         function, self._function = self._function, None
         assert function is not None
         try:
-            if not self.is_kept and self.future is not None and self.future.cancelled():
+            if not self.is_kept and not self.is_wanted:
                 return
             if lease.prepare is not None:
                 prepare, lease.prepare = lease.prepare, None
@@ -84,39 +86,95 @@ class Job:
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
-        if isinstance(error, StopIteration):
-            # No future takes it, and who waits would wait for ever.
-            cause, error = error, RuntimeError("synchronous code raised StopIteration in a thread")
+        if isinstance(error, (StopIteration, GeneratorExit)):
+            # No future takes the one, and a coroutine takes the other for its own end.
+            cause, error = error, RuntimeError(f"synchronous code raised {type(error).__name__} in a thread")
             error.__cause__ = cause
         self._error = error
 
     def tell(self) -> None:
-        """Wake whoever waits; in any thread."""
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._settle)
-                return
-        except RuntimeError:
-            pass  # the loop is closed, and nobody waits
+        """It has ended: wake whoever waits; in any thread."""
+        self.is_done = True
         self._error = None
+
+
+class FutureJob(Job):
+    """A job that asgiref waits for, which shields what it waits for."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool) -> None:
+        super().__init__(function, args, is_kept)
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] | None = self._loop.create_future()
+
+    @property
+    def is_wanted(self) -> bool:  # type: ignore[override]
+        """Whether its future was not cancelled."""
+        return self.future is not None and not self.future.cancelled()
+
+    def tell(self) -> None:
+        """As :meth:`Job.tell`."""
+        self.is_done = True
+        try:
+            self._loop.call_soon_threadsafe(self._settle)
+        except RuntimeError:
+            self._error = None  # the loop is closed, and nobody waits
 
     def _settle(self) -> None:
         # The error leads to frames that lead to the job.
-        (future, self.future), (error, self._error) = (self.future, None), (self._error, None)
+        error, self._error = self._error, None
+        result, self._result = self._result, None
+        future, self.future = self.future, None
         try:
             if future is None or future.done():
-                self._is_missed = True
-            elif error is None:
-                result, self._result = self._result, None
+                return
+            if error is None:
                 future.set_result(result)
             else:
                 future.set_exception(error)
         finally:
             del error
 
-    def lost(self) -> object:
-        """What the function returned, if nobody got it; for a job that has ended."""
-        return self._result if self._is_missed or (self.future is not None and self.future.cancelled()) else None
+
+class WaitedJob(Job):
+    """A job that one task waits for."""
+
+    __slots__ = ("_waiter", "is_wanted")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool) -> None:
+        super().__init__(function, args, is_kept)
+        self.is_wanted = True
+        self._waiter: Waiter | None = None
+
+    async def wait(self) -> Any:
+        """Return or raise, once, what the function did; can be called again if it was cancelled."""
+        if not self.is_done:
+            waiter = self._waiter = new_waiter()
+            # It may end between the two, and tell another waiter.
+            if not self.is_done:
+                await waiter
+        error, self._error = self._error, None
+        result, self._result = self._result, None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more; if it has not begun, it never runs."""
+        self.is_wanted = False
+        self._error = None
+
+    def tell(self) -> None:
+        """As :meth:`Job.tell`."""
+        self.is_done = True
+        if not self.is_wanted:
+            self._error = None
+        if self._waiter is not None:
+            self._waiter.notify()
 
 
 class Worker(threading.Thread):
@@ -188,7 +246,6 @@ class Lease:
         "is_released",
         "keeps",
         "last",
-        "latest",
         "pending",
         "prepare",
         "running",
@@ -215,8 +272,6 @@ class Lease:
         """Whether the thread goes back as soon as it is idle."""
         self.is_released: bool = False
         """Whether that is for good."""
-        self.latest: Job | None = None
-        """The last job, whose result the request may have missed."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> asyncio.Future[Any]:
         """Run a function in the request's thread, after those before it; what ``run_in_executor`` calls.
@@ -227,13 +282,24 @@ class Lease:
         Raises:
             RuntimeError: The request is over, or the threads are closed.
         """
-        self.latest = job = Job(function, args, self.keeps, True)
+        job = FutureJob(function, args, self.keeps)
+        future = cast("asyncio.Future[Any]", job.future)
         self._workers.run(self, job)
-        return cast("asyncio.Future[Any]", job.future)
+        return future
+
+    def start(self, function: Callable[..., Any], /, *args: Any) -> WaitedJob:
+        """As :meth:`submit`, for one task to wait for."""
+        job = WaitedJob(function, args, self.keeps)
+        self._workers.run(self, job)
+        return job
+
+    def drop_cancelled(self) -> None:
+        """Leave the queue, if nobody waits any more for what is in it."""
+        self._workers.drop_cancelled(self)
 
     def submit_last(self, function: Callable[..., Any], /, *args: Any) -> None:
         """Run a function in the request's thread if it has one, and wait for nothing; in a finalizer, too."""
-        self._workers.finish(self, Job(function, args, True, False))
+        self._workers.finish(self, Job(function, args, True))
 
     def ended(self) -> None:
         """A job has ended; in the thread."""
@@ -390,6 +456,15 @@ class Workers:
         if self._errands:
             self._run_errands()
 
+    def drop_cancelled(self, lease: Lease) -> None:
+        """Let a lease that has no thread leave the queue, if nobody waits for its jobs."""
+        with self._lock:
+            if lease.worker is None and lease.pending and not any(it.is_kept or it.is_wanted for it in lease.pending):
+                lease.pending.clear()
+                self._waiting.remove(lease)
+        if self._errands:
+            self._run_errands()
+
     def give_back(self, lease: Lease) -> None:
         """Take the thread of a lease as soon as it is idle."""
         self._errands.append((lease, None))
@@ -431,7 +506,8 @@ class Workers:
         if lease.is_parked:
             lease.is_parked = False
             self._parked -= 1
-        if self._is_closed or len(self._idle) >= self.max_workers:
+        if self._is_closed or not worker.is_pristine or len(self._idle) >= self.max_workers:
+            # A transaction that was left open would be the next request's; it ends with the thread.
             worker.jobs.put(None)
         else:
             self._idle.append(worker)
