@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             call = getattr(item, "callspec", None)
             server = getattr(call and call.params.get("kind"), "name", None)
             item.add_marker(pytest.mark.xdist_group(server or item.path.stem))
+
+
+class _WithoutDjango(pytest.Module):
+    """A file of tests that cannot even be imported."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("needs Django")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip the tests of the Django bridge, with their imports, where there is no Django."""
+    # The script of that one runs in processes of its own.
+    is_of_django = module_path.name.startswith("test_django_") and module_path.name != "test_django_suite.py"
+    if not is_of_django or importlib.util.find_spec("django") is not None:
+        return None
+    return _WithoutDjango.from_parent(parent, path=module_path)
 
 
 @pytest.hookimpl(wrapper=True)

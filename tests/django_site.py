@@ -22,16 +22,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+import django
 import pytest
 from anyio.lowlevel import checkpoint
+from django.conf import settings
+from django.core.handlers import asgi as stock
+from django.core.signals import request_finished, request_started
+from django.test import override_settings
+from django.urls import re_path
 from fakes import EMPTY, Channel, Message, http_scope
 from faults import living_tasks
 
-if importlib.util.find_spec("django") is None:
-    pytest.skip("needs Django", allow_module_level=True)
-
-import django
-from django.conf import settings
+from asgicore import django_bridge as ours
 
 DIRECTORY = Path(tempfile.mkdtemp(prefix="asgicore-django-"))
 register(shutil.rmtree, DIRECTORY, ignore_errors=True)
@@ -62,13 +64,6 @@ if not settings.configured:
     (DIRECTORY / "static").mkdir()
     (DIRECTORY / "static" / "style.css").write_text("body { color: black }")
     django.setup()
-
-from django.core.handlers import asgi as stock
-from django.core.signals import request_finished, request_started
-from django.test import override_settings
-from django.urls import re_path
-
-from asgicore import django_bridge as ours
 
 urlpatterns: list[Any] = []
 

@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
+from anyio.lowlevel import checkpoint
 from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django_site import (
@@ -202,7 +202,7 @@ async def test_cancel_ends_task_groups_timeouts_and_scopes_of_the_view() -> None
                 with anyio.move_on_after(SECONDS):
                     async with anyio.create_task_group() as group:
                         group.start_soon(child, "anyio")
-                        await anyio.lowlevel.checkpoint()
+                        await checkpoint()
                         is_waiting.set()
                         await anyio.sleep_forever()
         ended.append("never")
@@ -419,9 +419,10 @@ async def test_cancel_in_sync_middleware_over_an_async_view_over_a_sync_call(
                             group.cancel_scope.cancel()
                         layers.release.set()
                     while living_tasks() > before:
-                        await anyio.lowlevel.checkpoint()
+                        await checkpoint()
                 assert task.cancelled() or task.result() is None
-                await eventually(lambda handler=handler: handler.workers.in_use == 0, "the thread is given back")
+                workers = handler.workers
+                await eventually(lambda: workers.in_use == 0, "the thread is given back")  # noqa: B023
             assert diary.count("started") == diary.count("finished") == diary.count("request.close") == 1, diary.entries
             assert len(diary.places()) == 1, diary.entries
             assert "loop" not in diary.places()

@@ -10,8 +10,8 @@ from io import BytesIO
 from typing import Any, Literal
 
 import anyio
-import anyio.lowlevel
 import pytest
+from anyio.lowlevel import checkpoint
 from django.core.signals import request_finished, request_started
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django_site import (
@@ -102,7 +102,7 @@ class Scene:
                 if number == 2 and self.waits:
                     await self._wait()
                 yield b"%d" % number
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
         finally:
             self.diary.note("generator")
 
@@ -315,7 +315,7 @@ async def test_signals_of_many_requests_keep_to_one_thread_each(kind: str) -> No
         return response
 
     async def view(request: Any) -> HttpResponse:
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         return respond(request)
 
     def sync_view(request: Any) -> HttpResponse:
@@ -676,7 +676,7 @@ async def test_exit_of_an_endless_stream_however_the_server_tells(tells: Any, sp
         try:
             while True:
                 yield b"x"
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
         finally:
             ended.append(True)
 
@@ -720,7 +720,7 @@ async def test_exit_after_native_cancellation_at_every_await_closes_everything(k
             with anyio.fail_after(SECONDS):
                 await asyncio.wait([task])
                 while living_tasks() > tasks:
-                    await anyio.lowlevel.checkpoint()
+                    await checkpoint()
         if steps.seen < number:
             assert not task.cancelled()
             break
@@ -840,7 +840,7 @@ async def test_exit_of_an_asynchronous_request_with_something_to_close_closes_it
             diary.note("closed")
             super().close()
 
-    class Request(OURS.request_class):  # type: ignore[misc,name-defined]
+    class Request(OURS.request_class):  # type: ignore[misc]
         def close(self) -> None:
             diary.note("closed")
             super().close()

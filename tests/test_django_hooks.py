@@ -180,7 +180,7 @@ def with_load_middleware(base: Any, calls: list[Any]) -> Any:
         def load_middleware(self, is_async: bool = False) -> None:
             super().load_middleware(is_async=is_async)
             calls.append(is_async)
-            inner = self._middleware_chain
+            inner: Any = vars(self)["_middleware_chain"]
 
             async def outermost(request: Any) -> Any:
                 response = await inner(request)
@@ -468,7 +468,10 @@ async def test_hook_handle_of_ones_own_may_use_all_the_others(base: Any) -> None
 @handlers
 async def test_hook_read_body_called_with_a_plain_receive_gives_a_file_at_its_beginning(base: Any) -> None:
     """Small or spooled, with missing keys: the same file."""
-    messages = [{"type": "http.request", "body": b"one", "more_body": True}, {"type": "http.request"}]
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"one", "more_body": True},
+        {"type": "http.request"},
+    ]
     with site(view, FILE_UPLOAD_MAX_MEMORY_SIZE=4):
         handler = base()
         with await handler.read_body(Channel(messages).receive) as body_file:

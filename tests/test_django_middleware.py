@@ -9,14 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import django
 import pytest
+from asgiref import testing
 from asgiref.local import Local
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django_site import OURS, STOCK, Diary, ask, backends, both, handlers, noting, receivers, run, same, site
-from fakes import Channel
-
-import django
-from asgicore.django_bridge import get_asgi_application
 from django.core.exceptions import MiddlewareNotUsed, PermissionDenied, SuspiciousOperation
 from django.core.signals import got_request_exception
 from django.db import connection, connections, transaction
@@ -27,7 +24,12 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, TestCase, Tran
 from django.urls import path
 from django.utils.decorators import async_only_middleware, sync_and_async_middleware, sync_only_middleware
 from django.utils.deprecation import MiddlewareMixin
+from django_site import OURS, STOCK, Diary, ask, backends, both, handlers, noting, receivers, run, same, site
+from fakes import Channel
 
+from asgicore.django_bridge import get_asgi_application
+
+ApplicationCommunicator: Any = testing.ApplicationCommunicator
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
 local: Any = Local()
 
@@ -67,7 +69,6 @@ class Noting:
         return None
 
     def sync_function(self, name: str) -> Any:
-        @sync_only_middleware
         def factory(get_response: Any) -> Any:
             def middleware(request: HttpRequest) -> Any:
                 response = self.at(name, "before") or get_response(request)
@@ -75,10 +76,9 @@ class Noting:
 
             return middleware
 
-        return factory
+        return sync_only_middleware(factory)
 
     def async_function(self, name: str) -> Any:
-        @async_only_middleware
         def factory(get_response: Any) -> Any:
             async def middleware(request: HttpRequest) -> Any:
                 response = self.at(name, "before") or await get_response(request)
@@ -86,16 +86,15 @@ class Noting:
 
             return middleware
 
-        return factory
+        return async_only_middleware(factory)
 
     def both_function(self, name: str) -> Any:
         sync, async_ = self.sync_function(name), self.async_function(name)
 
-        @sync_and_async_middleware
         def factory(get_response: Any) -> Any:
             return (async_ if iscoroutinefunction(get_response) else sync)(get_response)
 
-        return factory
+        return sync_and_async_middleware(factory)
 
     def mixin(self, name: str) -> Any:
         at = self.at
@@ -279,7 +278,7 @@ async def test_middleware_default_stack_is_that_of_stock_django() -> None:
         request.session["count"] = request.session.get("count", 0) + 1
         return respond(request, request.session["count"], request.LANGUAGE_CODE)
 
-    changes = {
+    changes: dict[str, Any] = {
         "SESSION_ENGINE": "django.contrib.sessions.backends.signed_cookies",
         "MESSAGE_STORAGE": "django.contrib.messages.storage.cookie.CookieStorage",
     }
@@ -421,7 +420,6 @@ async def test_context_variables_are_seen_as_under_stock_django(kinds: tuple[str
         local.steps = [*getattr(local, "steps", []), text]
 
     def layer(kind: str) -> Any:
-        @sync_only_middleware
         def sync(get_response: Any) -> Any:
             def middleware(request: HttpRequest) -> Any:
                 step("(")
@@ -431,7 +429,6 @@ async def test_context_variables_are_seen_as_under_stock_django(kinds: tuple[str
 
             return middleware
 
-        @async_only_middleware
         def async_(get_response: Any) -> Any:
             async def middleware(request: HttpRequest) -> Any:
                 step("[")
@@ -441,7 +438,7 @@ async def test_context_variables_are_seen_as_under_stock_django(kinds: tuple[str
 
             return middleware
 
-        return sync if kind == "sync" else async_
+        return sync_only_middleware(sync) if kind == "sync" else async_only_middleware(async_)
 
     def started(**arguments: Any) -> None:
         step("s")
@@ -631,12 +628,11 @@ async def test_atomic_requests_roll_back_what_a_failing_view_has_written() -> No
         insert("bad")
         raise RuntimeError("view")
 
-    @transaction.non_atomic_requests
     def exempt(request: HttpRequest) -> HttpResponse:
         insert("exempt")
         raise RuntimeError("view")
 
-    patterns = [path("good/", good), path("bad/", bad), path("exempt/", exempt)]
+    patterns = [path("good/", good), path("bad/", bad), path("exempt/", transaction.non_atomic_requests(exempt))]
     with site(patterns=patterns):
         handler = OURS()
         assert (await ask(handler, path="/good/")).body == b"/good/ True"
@@ -741,8 +737,6 @@ async def test_async_client_works_beside_our_handler() -> None:
 @backends
 async def test_application_communicator_of_asgiref_drives_our_application() -> None:
     """The usual test of an ASGI application, with its own way to end it."""
-    from asgiref.testing import ApplicationCommunicator
-
     with site(respond):
         application = get_asgi_application()
         scope = AsyncRequestFactory()._base_scope(path="/communicated/")
@@ -759,8 +753,6 @@ async def test_application_communicator_of_asgiref_drives_our_application() -> N
 @backends
 async def test_application_communicator_disconnect_ends_the_view() -> None:
     """As Django's own tests of its handler do it."""
-    from asgiref.testing import ApplicationCommunicator
-
     entered = asyncio.Event()
     left = []
 

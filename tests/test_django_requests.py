@@ -8,9 +8,9 @@ from io import BytesIO
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import django
 import pytest
+from anyio.lowlevel import checkpoint
 from django.conf import settings
 from django.core.files.uploadedfile import InMemoryUploadedFile, TemporaryUploadedFile
 from django.core.files.uploadhandler import FileUploadHandler, StopUpload
@@ -418,8 +418,9 @@ async def test_request_whose_length_is_not_what_was_declared_is_as_under_stock_d
 async def test_request_of_too_many_fields_or_files_is_django_s_400(setting: str) -> None:
     """Django's limits of numbers apply as ever."""
     files = setting.endswith("FILES")
+    limits: dict[str, Any] = {setting: 3}
     body = multipart({f"n{number}": (f"f{number}", b"x") if files else b"x" for number in range(5)})
-    with site(lambda request: HttpResponse(str(len(request.POST) + len(request.FILES))), **{setting: 3}):
+    with site(lambda request: HttpResponse(str(len(request.POST) + len(request.FILES))), **limits):
         outcome = await same(body_messages(body), method="POST", headers=form_headers(body))
     assert outcome.status == 400
     with site(lambda request: HttpResponse(str(len(request.GET))), DATA_UPLOAD_MAX_NUMBER_FIELDS=3):
@@ -458,7 +459,7 @@ def cut(body: bytes, size: int = 100) -> list[Message]:
     return body_messages(*(body[start : start + size] for start in range(0, len(body), size)))
 
 
-READERS = {
+READERS: dict[str, Any] = {
     "body": lambda request: [request.body, request.body],
     "read": lambda request: [request.read(10), request.read(), request.read()],
     "readline": lambda request: [request.readline(), request.readline()],
@@ -649,7 +650,7 @@ async def test_request_messages_without_end_let_the_view_go_on() -> None:
 
     async def view(request: HttpRequest) -> HttpResponse:
         for _ in range(5):
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
         return HttpResponse(b"done")
 
     with site(view):
@@ -713,7 +714,7 @@ async def test_request_message_with_missing_keys_is_an_empty_body(message: Any) 
 async def test_request_body_that_stalls_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     """``body_receive_timeout``, which Django has and never reads, ends an upload that does not go on."""
 
-    class Impatient(OURS.request_class):  # type: ignore[misc,name-defined]
+    class Impatient(OURS.request_class):  # type: ignore[misc]
         body_receive_timeout = 0.02
 
     class Handler(OURS):  # type: ignore[misc]

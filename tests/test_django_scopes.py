@@ -16,15 +16,15 @@ from typing import Any
 
 import anyio
 import pytest
+from django.core.asgi import get_asgi_application as stock_get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
 from django_site import OURS, SECONDS, STOCK, ask, backends, handlers, site
 from fakes import Channel, http_scope
 from faults import garbage_of
 
 from asgicore import django_bridge
 from asgicore.django_bridge import ASGIHandler, get_asgi_application
-from django.core.asgi import get_asgi_application as stock_get_asgi_application
-from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest, HttpResponse
 
 
 def view(request: HttpRequest) -> HttpResponse:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
+from anyio.lowlevel import checkpoint
 from django.core.files.base import ContentFile, File
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django_site import (
@@ -289,7 +289,7 @@ class OwnAsyncContent(StreamingHttpResponse):  # type: ignore[misc]
 
 class OwnBytes(StreamingHttpResponse):  # type: ignore[misc]
     def make_bytes(self, value: Any) -> bytes:
-        return b"<" + super().make_bytes(value) + b">"
+        return b"<%s>" % super().make_bytes(value)
 
 
 class NotStreamed(HttpResponse):  # type: ignore[misc]
@@ -409,7 +409,7 @@ class Witness:
                     self.is_waiting.set()
                     await anyio.sleep_forever()
                 yield b"%d" % number
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
         finally:
             await anyio.lowlevel.cancel_shielded_checkpoint()
             assert asyncio.current_task() is task
@@ -449,7 +449,7 @@ async def test_stream_of_an_async_generator_is_closed_in_its_task_before_the_app
 async def test_stream_of_an_async_generator_that_never_began_is_closed() -> None:
     """A client that is gone when the response starts costs the generator nothing, and leaves no warning."""
     witness = Witness()
-    made = []
+    made: list[Any] = []
 
     async def on_send(index: int, message: Message) -> None:
         raise BrokenPipeError
@@ -637,7 +637,7 @@ async def test_file_that_is_not_the_whole_of_a_path_is_sent_by_us(name: str, pat
 @pytest.mark.parametrize("change", ["truncated", "grown"])
 async def test_file_that_changes_while_it_is_served_keeps_its_declared_length(change: str, path: Path) -> None:
     """Never a byte more than was declared; fewer are an error, and the response is not ended (SECURITY row 41)."""
-    path.write_bytes(DATA * 8)
+    await anyio.Path(path).write_bytes(DATA * 8)
 
     async def on_send(index: int, message: Message) -> None:
         if index == 1:
@@ -721,7 +721,7 @@ async def test_file_block_size_is_that_of_the_handler(path: Path) -> None:
     """Django sets ``block_size`` of file responses to the handler's ``chunk_size``; so it is here."""
     sizes = {}
     for base in (STOCK, OURS):
-        made = []
+        made: list[Any] = []
 
         class Handler(base):  # type: ignore[misc,valid-type]
             chunk_size = 5000
