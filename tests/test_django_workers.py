@@ -26,6 +26,7 @@ from faults import garbage_of, on_asyncio, turn
 if importlib.util.find_spec("django") is None:
     pytest.skip("needs Django", allow_module_level=True)
 
+from asgicore._jobs import new_waiter
 from asgicore.django_bridge._workers import Lease, Worker, Workers
 
 DEADLINE = 5.0
@@ -808,6 +809,23 @@ async def test_waited_job_that_ends_at_any_moment_wakes_its_task() -> None:
 
 
 @on_asyncio
+async def test_waited_job_that_ends_just_now_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end between the look and the waiting, when it wakes nobody."""
+    lease = Lease(new_workers(1))
+    gate = Gate()
+    job = lease.start(gate.job, "done")
+
+    def late() -> Any:
+        gate.open.set()
+        until_sync(lambda: job.is_done)
+        return new_waiter()
+
+    monkeypatch.setattr("asgicore.django_bridge._workers.new_waiter", late)
+    assert await asyncio.wait_for(job.wait(), DEADLINE) == "done"
+    lease.release()
+
+
+@on_asyncio
 async def test_drop_cancelled_takes_a_lease_out_of_the_queue() -> None:
     """If nobody waits for anything in it; it may come again."""
     workers = new_workers(1)
@@ -1266,6 +1284,65 @@ async def test_release_while_another_call_fails_is_not_lost(monkeypatch: pytest.
     lease.release()
 
 
+class HeldLock:
+    """A lock within whose first holding a request ends, as when the collector comes by: nobody gets in then."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._act: Callable[[], object] | None = act
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        act, self._act = self._act, None
+        if act is not None:
+            act()
+        self._lock.release()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+@on_asyncio
+@pytest.mark.parametrize("call", ["run", "run that raises", "ended", "tick", "retire", "exit", "drop cancelled"])
+async def test_release_within_a_call_of_the_workers_is_done_when_that_leaves(call: str) -> None:
+    """Whatever holds the lock does what found it held, and nothing has to come after it."""
+    workers = new_workers(3)
+    ending, other = await idle_lease(workers), await idle_lease(workers)
+    over = Lease(workers)
+    over.release()
+    job: Any = None
+    if call == "ended":
+        gate = Gate()
+        job = other.submit(gate.job)
+    lock: Any = HeldLock(ending.release)
+    workers._lock = lock
+    if call == "run":
+        await run(other, len, "")
+    elif call == "run that raises":
+        with pytest.raises(RuntimeError, match="request is over"):
+            over.submit(len, "")
+    elif call == "ended":
+        gate.open.set()
+        await result(job)
+    elif call == "tick":
+        workers._tick(asyncio.get_running_loop())
+    elif call == "retire":
+        assert not workers.retire(Worker(workers))
+    elif call == "exit":
+        workers.exit()
+    else:
+        other.drop_cancelled()
+    await until(lambda: workers.in_use == 1)
+    assert ending.worker is None
+    other.release()
+    assert workers.in_use == 0
+
+
 @on_asyncio
 async def test_last_job_of_a_request_runs_before_its_thread_goes_back() -> None:
     """What a finalizer hands over, where nothing can be awaited; without a thread it is not run."""
@@ -1509,6 +1586,7 @@ def test_worker_that_is_lent_as_its_time_ends_does_the_job() -> None:
 START = """
 import asyncio, gc, os, sys, threading, time
 from asgicore import _threads
+from asgicore._jobs import new_waiter
 from asgicore.django_bridge._workers import Lease, Worker, Workers
 """
 
