@@ -342,8 +342,9 @@ def register(pool: Pool) -> None:
 
 def _exit() -> None:
     deadline = monotonic() + EXIT_SECONDS
-    for worker in [worker for threads in list(_all) for worker in threads.exit()]:
-        worker.join(max(deadline - monotonic(), 0))
+    # Asked again: what waited for a thread may have begun meanwhile.
+    while (workers := [worker for pool in list(_all) for worker in pool.exit()]) and monotonic() < deadline:
+        workers[0].join(max(deadline - monotonic(), 0))
 
 
 def _forget() -> None:

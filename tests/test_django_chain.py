@@ -70,10 +70,9 @@ def of_its_own(diary: Diary) -> type[Any]:
     return OfItsOwn
 
 
-def function(diary: Diary) -> Callable[..., Any]:
+def function(diary: Diary) -> Any:
     """Middleware that is a function."""
 
-    @sync_and_async_middleware
     def middleware(get_response: Any) -> Any:
         async def call(request: Any) -> Any:
             diary.note("function before")
@@ -83,7 +82,7 @@ def function(diary: Diary) -> Callable[..., Any]:
 
         return call
 
-    return middleware
+    return sync_and_async_middleware(middleware)
 
 
 def synchronous(diary: Diary) -> type[Any]:

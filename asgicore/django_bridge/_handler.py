@@ -307,9 +307,8 @@ class ASGIHandler(Handler, DjangoHandler):
         worker = lease.worker
         if worker is not None and worker.is_pristine and FINISHED.only(type(self)) is not None:
             if worker.is_open:
-                lease.submit(_close_connections)
-            lease.prepare = _close_connections
-            lease.give_back()
+                lease.submit_last(_close_connections)
+            lease.give_back(_close_connections)
 
     async def _send_answer(self, made: Response, exchange: Exchange) -> None:
         """Have the hook send a response."""

@@ -95,7 +95,10 @@ class Job:
     def tell(self) -> None:
         """It has ended: wake whoever waits; in any thread."""
         self.is_done = True
-        self._error = None
+        error, self._error = self._error, None
+        if error is not None:
+            logger.error("closing what a request leaves behind failed", exc_info=error)
+            del error
 
 
 class FutureJob(Job):
@@ -222,6 +225,9 @@ class Worker(threading.Thread):
         job.run(lease, self)
         try:
             self.is_used, self.is_open, self.is_pristine = self.look()
+            if lease.between is not None and self.is_open and self.is_pristine:
+                lease.between()
+                self.is_used, self.is_open, self.is_pristine = self.look()
         except Exception:
             # A database that cannot be asked is looked after as one that is open.
             self.is_used, self.is_open, self.is_pristine = True, True, False
@@ -240,6 +246,7 @@ class Lease:
     __slots__ = (
         "__weakref__",
         "_workers",
+        "between",
         "gives_back",
         "idle_ticks",
         "is_parked",
@@ -249,6 +256,7 @@ class Lease:
         "pending",
         "prepare",
         "running",
+        "was_parked",
         "worker",
     )
 
@@ -268,6 +276,10 @@ class Lease:
         """Jobs that were handed to the thread and have not ended."""
         self.idle_ticks: int = 0
         self.is_parked: bool = False
+        self.was_parked: bool = False
+        """Whether it has shown that it waits in asynchronous code."""
+        self.between: Callable[[], object] | None = None
+        """Called in the thread before and after each job, where the thread is given back in between."""
         self.gives_back: bool = False
         """Whether the thread goes back as soon as it is idle."""
         self.is_released: bool = False
@@ -310,8 +322,14 @@ class Lease:
         """Whether a job runs or waits."""
         return bool(self.running or self.pending)
 
-    def give_back(self) -> None:
-        """Give the thread back as soon as it has done what it was given; another can be borrowed."""
+    def give_back(self, between: Callable[[], object] | None = None) -> None:
+        """Give the thread back as soon as it has done what it was given; another can be borrowed.
+
+        Args:
+            between: Called in the thread before and after each job to come, after which it goes back again; if
+                ``None``, it stays from the next job on.
+        """
+        self.between = between
         self.gives_back = True
         self._workers.give_back(self)
 
@@ -359,11 +377,12 @@ class Workers:
         self._idle: list[Worker] = []
         self._held: set[Lease] = set()
         self._parked = 0
-        # Those who have a thread and want to go on in it are before those who have none.
+        # Those who have a thread and want to go on in it, and those who have none.
         self._returning: deque[Lease] = deque()
         self._waiting: deque[Lease] = deque()
         # What a finalizer wants done, which may run where the lock is held: whoever holds it does that.
         self._errands: deque[tuple[Lease, Job | None]] = deque()
+        self._is_turn_of_new = True
         self._is_closed = False
         self._ticking: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self.alive_threads: set[Worker] = set()
@@ -392,7 +411,7 @@ class Workers:
                 if lease.is_released:
                     raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
                 lease.idle_ticks = 0
-                lease.gives_back = False
+                lease.gives_back = lease.between is not None
                 if lease.worker is not None and not lease.is_parked and not lease.pending:
                     lease.running += 1
                     lease.worker.jobs.put((lease, job))
@@ -429,6 +448,8 @@ class Workers:
         elif lease.worker is None:
             lease.worker = self._thread(lease)
             self._held.add(lease)
+            if lease.between is not None:
+                lease.prepare = lease.between
         worker = lease.worker
         assert worker is not None  # a parked lease has kept its own
         while lease.pending:
@@ -453,6 +474,9 @@ class Workers:
             lease.running -= 1
             lease.idle_ticks = 0
             self._take_back(lease)
+            if lease.was_parked and lease.worker is not None and not lease.is_busy and not lease.is_parked:
+                self._park(lease)
+                self._admit_waiting()
         if self._errands:
             self._run_errands()
 
@@ -498,10 +522,9 @@ class Workers:
             _fail_all(lease, RuntimeError("the request is over; synchronous code can be run in its thread no more"))
             self._waiting.remove(lease)
         worker = lease.worker
-        if worker is None or lease.is_busy:
+        if worker is None or lease.is_busy or not (lease.is_released or worker.is_pristine):
             return
         lease.worker, lease.last = None, worker
-        lease.gives_back = False
         self._held.discard(lease)
         if lease.is_parked:
             lease.is_parked = False
@@ -514,12 +537,21 @@ class Workers:
         self._admit_waiting()
 
     def _admit_waiting(self) -> None:
-        while (queue := self._returning or self._waiting) and len(self._held) - self._parked < self.max_workers:
-            lease = queue.popleft()
+        while (self._returning or self._waiting) and len(self._held) - self._parked < self.max_workers:
+            # In turn, so that neither those who come back nor those who are new wait for the others for ever.
+            if self._returning and self._waiting:
+                self._is_turn_of_new = not self._is_turn_of_new
+            is_new = self._is_turn_of_new if self._returning and self._waiting else bool(self._waiting)
+            lease = (self._waiting if is_new else self._returning).popleft()
             try:
                 self._admit(lease)
             except RuntimeError as exc:  # the system has no more threads
                 _fail_all(lease, exc)
+
+    def _park(self, lease: Lease) -> None:
+        """Have the thread of a lease not count, until it is used again."""
+        lease.is_parked = lease.was_parked = True
+        self._parked += 1
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after the threads that are not used as long as somebody waits."""
@@ -529,8 +561,7 @@ class Workers:
                     if not lease.is_busy and not lease.is_parked:
                         lease.idle_ticks += 1
                         if lease.idle_ticks >= _PARKED_TICKS:
-                            lease.is_parked = True
-                            self._parked += 1
+                            self._park(lease)
                 self._admit_waiting()
             if self._returning or self._waiting:
                 loop.call_later(_TICK_SECONDS, self._tick, loop)
