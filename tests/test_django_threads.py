@@ -21,7 +21,7 @@ from asgiref.local import Local
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished, request_started
-from django.db import connection, connections, transaction
+from django.db import connection, connections, models, transaction
 from django.db.backends.base import base as database_base
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.http import HttpResponse, StreamingHttpResponse
@@ -1220,6 +1220,52 @@ async def test_asynchronous_view_whose_client_left_before_it_began_is_cancelled(
         await is_free(handler)
 
 
+@pytest.mark.parametrize("how", ["goes on", "ends at once", "raises", "is cancelled again"])
+@backends
+async def test_asynchronous_code_below_a_view_that_heeds_no_cancellation_is_waited_for(how: str) -> None:
+    """It does what it likes with a cancellation; the view ends then, its response is closed, and its thread is free."""
+    closed, fate = Closed(), []
+    inside = asyncio.Event()
+
+    async def stubborn() -> str:
+        inside.set()
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            fate.append("cancelled")
+            if how == "raises":
+                raise LookupError("in place of it") from None
+            if how == "is cancelled again":
+                task.cancel()  # by the server, in the very moment that it ends
+        if how == "goes on":
+            await turn(5)
+            fate.append(await sync_to_async(str)("went on"))
+        return "done"
+
+    def view(request: Any) -> HttpResponse:
+        fate.append(async_to_sync(stubborn)())
+        return closed.response()
+
+    with site(view):
+        handler = new_handler(1)
+        server = Server()
+        task = start(handler(http_scope(), server.receive, server.send))
+        await asyncio.wait_for(inside.wait(), SECONDS)
+        server.disconnect()
+        await asyncio.wait_for(task, SECONDS)
+        assert (
+            fate
+            == {
+                "goes on": ["cancelled", "went on", "done"],
+                "ends at once": ["cancelled", "done"],
+                "raises": ["cancelled"],
+            }[how]
+        )
+        assert closed.made == len(closed.closed)
+        assert server.sent == []
+        assert counts(handler) == (0, 0, 1)
+
+
 async def cancel_all(but: set[Any]) -> None:
     """End what hangs, so that the test fails and the next one begins."""
     while others := asyncio.all_tasks() - but:
@@ -1408,7 +1454,7 @@ class Storm:
             await turn(dice.randrange(30))
         elif how < 0.7:
             begun = self.begun
-            with anyio.move_on_after(0.05):
+            with anyio.move_on_after(SECONDS / 2):
                 while self.begun == begun and not task.done():
                     await checkpoint()
         else:
@@ -2014,7 +2060,6 @@ async def test_request_whose_old_connection_cannot_be_closed_is_closed_itself(
             fails.set()
 
     async def stream(request: Any) -> StreamingHttpResponse:
-        await sync_to_async(query)()
         if when == "as the thread goes back":
             fails.set()
         response = StreamingHttpResponse(parts())
@@ -2030,7 +2075,7 @@ async def test_request_whose_old_connection_cannot_be_closed_is_closed_itself(
     def note(**_: Any) -> None:
         finished.append(1)
 
-    with site(view, patterns=[path("stream", stream)]):
+    with site(view, patterns=[path("stream", stream)], middleware=[AskingHooks]):
         handler = new_handler(1)
         await ask(handler)
         if when == "before the view":
@@ -2049,3 +2094,73 @@ async def test_request_whose_old_connection_cannot_be_closed_is_closed_itself(
         assert "closing failed" in caplog.text
         assert (await ask(handler)).status == 200
         await is_free(handler)
+
+
+# --- what is read bit by bit -------------------------------------------------------------------------------
+
+
+class Entry(models.Model):  # type: ignore[misc]
+    """Something to read a lot of."""
+
+    number = models.IntegerField()
+
+    class Meta:
+        app_label = "asgicore_tests"
+
+
+NUMBERS = 1000
+
+
+@pytest.fixture(scope="module")
+def many_entries() -> None:
+    """So many that they are read in several slices; nobody changes them."""
+
+    def create() -> None:
+        with connection.schema_editor() as editor:
+            editor.create_model(Entry)
+        Entry.objects.bulk_create([Entry(number=number) for number in range(NUMBERS)])
+        connections.close_all()
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(create).result(SECONDS)
+
+
+def read_entries() -> AsyncIterator[Any]:
+    found: AsyncIterator[Any] = Entry.objects.order_by("number").aiterator(chunk_size=150)
+    return found
+
+
+@pytest.mark.parametrize("begins", ["in the view", "in the stream"])
+@pytest.mark.parametrize("age", [None, 0])
+@handlers
+@backends
+async def test_stream_of_a_queryset_that_is_read_slice_by_slice_is_whole(
+    base: Any, age: int | None, begins: str, options: Callable[..., None], many_entries: None
+) -> None:
+    """Its cursor belongs to one connection in one thread, from the first slice to the last; others come between."""
+    options(CONN_MAX_AGE=age)
+
+    async def view(request: Any) -> StreamingHttpResponse:
+        entries = read_entries()
+        first = [await anext(entries)] if begins == "in the view" else []
+
+        async def parts() -> AsyncIterator[bytes]:
+            for entry in first:
+                yield b"%d," % entry.number
+            async for entry in entries:
+                yield b"%d," % entry.number
+                if entry.number % 100 == 0:
+                    between = await asyncio.create_task(ask_long(handler, path="/other"), context=fresh())
+                    assert between.body == b"1000"
+
+        return StreamingHttpResponse(parts())
+
+    def other(request: Any) -> HttpResponse:
+        return HttpResponse(str(Entry.objects.count()))
+
+    with site(view, patterns=[path("other", other)], middleware=[AskingHooks]):
+        handler = new_handler(2) if base is OURS else STOCK()
+        outcomes = await asyncio.gather(*[ask_long(handler) for _ in range(3)])
+        expected = b"".join(b"%d," % number for number in range(NUMBERS))
+        assert [outcome.body == expected for outcome in outcomes] == [True] * 3
+        assert all(outcome.is_ended for outcome in outcomes)
