@@ -1951,3 +1951,101 @@ async def test_view_that_raises_what_steers_coroutines_is_answered(
             assert task.cancelled()
         else:
             assert task.result().status == 500
+
+
+# --- failures ----------------------------------------------------------------------------------------------
+
+
+@backends
+async def test_request_for_which_no_thread_can_be_started_is_answered_and_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a 500, which is logged; both signals are sent, and the next request finds everything in order."""
+    diary = SiteDiary()
+
+    def view(request: Any) -> HttpResponse:
+        return HttpResponse(b"served")
+
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with site(view), receivers(diary, ""):
+        finished: list[int] = []
+
+        def note(**_: Any) -> None:
+            finished.append(1)
+
+        request_finished.connect(note)
+        try:
+            handler = new_handler(1)
+            with monkeypatch.context() as patched:
+                patched.setattr(Worker, "start", no_thread)
+                assert (await ask(handler)).status == 500
+            assert "can't start new thread" in caplog.text
+            assert finished == [1]
+            assert counts(handler) == (0, 0, 0)
+            assert (await ask(handler)).body == b"served"
+            assert finished == [1, 1]
+        finally:
+            request_finished.disconnect(note)
+
+
+@pytest.mark.parametrize("when", ["before the view", "as the thread goes back", "before closing"])
+@backends
+async def test_request_whose_old_connection_cannot_be_closed_is_closed_itself(
+    when: str, options: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database fails as a thread is taken again: nothing hangs, and the response and both signals are in order."""
+    options(CONN_MAX_AGE=None)
+    closed, finished = Closed(), []
+    fails = threading.Event()
+    real = DatabaseWrapper.close_if_unusable_or_obsolete
+
+    def close(wrapper: Any) -> None:
+        if fails.is_set():
+            fails.clear()
+            raise LookupError("closing failed")
+        real(wrapper)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"x"
+        await is_free(handler)
+        if when == "before closing":
+            fails.set()
+
+    async def stream(request: Any) -> StreamingHttpResponse:
+        await sync_to_async(query)()
+        if when == "as the thread goes back":
+            fails.set()
+        response = StreamingHttpResponse(parts())
+        response._resource_closers.append(lambda: closed.closed.append(""))
+        return response
+
+    def view(request: Any) -> HttpResponse:
+        query()
+        return closed.response()
+
+    monkeypatch.setattr(DatabaseWrapper, "close_if_unusable_or_obsolete", close)
+
+    def note(**_: Any) -> None:
+        finished.append(1)
+
+    with site(view, patterns=[path("stream", stream)]):
+        handler = new_handler(1)
+        await ask(handler)
+        if when == "before the view":
+            request_finished.connect(note)
+            try:
+                fails.set()
+                outcome = await ask(handler)
+                assert outcome.status in (200, 500)
+                assert finished == [1]
+            finally:
+                request_finished.disconnect(note)
+        else:
+            before = len(closed.closed)
+            assert (await ask(handler, path="/stream")).body == b"x"
+            assert len(closed.closed) == before + 1
+        assert "closing failed" in caplog.text
+        assert (await ask(handler)).status == 200
+        await is_free(handler)
