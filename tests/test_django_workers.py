@@ -26,6 +26,7 @@ from faults import garbage_of, on_asyncio, turn
 if importlib.util.find_spec("django") is None:
     pytest.skip("needs Django", allow_module_level=True)
 
+from asgicore._jobs import new_waiter
 from asgicore.django_bridge._workers import Lease, Worker, Workers
 
 DEADLINE = 5.0
@@ -117,6 +118,10 @@ async def held_lease(workers: Workers, gate: Gate, name: object = None) -> Lease
     lease.submit(gate.job, name)
     await until(lambda: name in gate.begun)
     return lease
+
+
+def has_begun(gate: Gate) -> bool:
+    return bool(gate.begun)
 
 
 def counts(workers: Workers) -> tuple[int, int, int]:
@@ -730,24 +735,121 @@ async def test_job_cancelled_in_the_queue_never_runs() -> None:
 
 
 @on_asyncio
-async def test_job_cancelled_while_it_runs_keeps_its_thread_until_it_ends() -> None:
+@pytest.mark.parametrize("how", ["future", "waited"])
+async def test_job_cancelled_while_it_runs_keeps_its_thread_until_it_ends(how: str) -> None:
     """Though the request is over: nobody else gets the thread before."""
     workers = new_workers(1)
     gate = Gate()
     lease = Lease(workers)
-    cancelled = lease.submit(gate.job, "cancelled")
-    await until(lambda: gate.begun == ["cancelled"])
-    cancelled.cancel()
+    if how == "future":
+        future: Any = lease.submit(gate.job, "cancelled")
+    else:
+        job = lease.start(gate.job, "cancelled")
+        future = asyncio.create_task(job.wait())
+    await until(lambda: gate.begun)
+    future.cancel()
+    await asyncio.wait([future])
+    if how == "waited":
+        job.give_up()
     lease.release()
     other = Lease(workers)
-    future = other.submit(gate.job, "other")
+    later = other.submit(gate.job, "other")
     await turn(5)
     assert counts(workers) == (1, 1, 1)
     gate.open.set()
-    assert await result(future) == "other"
+    assert await result(later) == "other"
     assert gate.begun == ["cancelled", "other"]
     assert gate.ended == ["cancelled", "other"]
     other.release()
+
+
+@on_asyncio
+async def test_waited_job_can_be_waited_for_again_after_a_cancellation() -> None:
+    """And gives its result once it is there, or raises the error of the function."""
+    lease = Lease(new_workers(1))
+
+    def fail() -> None:
+        gate.job()
+        raise LookupError("no")
+
+    for fails in (False, True):
+        gate = Gate()
+        job = lease.start(fail) if fails else lease.start(gate.job, "done")
+        task = asyncio.create_task(job.wait())
+        await until(partial(has_begun, gate))
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert not job.is_done
+        again = asyncio.create_task(job.wait())
+        await turn(3)
+        gate.open.set()
+        if fails:
+            with pytest.raises(LookupError, match="no"):
+                await asyncio.wait_for(again, DEADLINE)
+        else:
+            assert await asyncio.wait_for(again, DEADLINE) == "done"
+        assert job.is_done
+    lease.release()
+
+
+@on_asyncio
+async def test_waited_job_that_ends_at_any_moment_wakes_its_task() -> None:
+    """Before, while and after the task begins to wait for it; a thousand times."""
+    lease = Lease(new_workers(1))
+    dice = random.Random(20251202)
+    for number in range(1000):
+        job = lease.start(int, number)
+        for _ in range(dice.randrange(50)):
+            pass
+        if dice.random() < 0.1:
+            until_sync(partial(getattr, job, "is_done"))
+        assert await asyncio.wait_for(job.wait(), DEADLINE) == number
+    lease.release()
+
+
+@on_asyncio
+async def test_waited_job_that_ends_just_now_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end between the look and the waiting, when it wakes nobody."""
+    lease = Lease(new_workers(1))
+    gate = Gate()
+    job = lease.start(gate.job, "done")
+
+    def late() -> Any:
+        gate.open.set()
+        until_sync(lambda: job.is_done)
+        return new_waiter()
+
+    monkeypatch.setattr("asgicore.django_bridge._workers.new_waiter", late)
+    assert await asyncio.wait_for(job.wait(), DEADLINE) == "done"
+    lease.release()
+
+
+@on_asyncio
+async def test_drop_cancelled_takes_a_lease_out_of_the_queue() -> None:
+    """If nobody waits for anything in it; it may come again."""
+    workers = new_workers(1)
+    gate = Gate()
+    holding = await held_lease(workers, gate, "holding")
+    lease = Lease(workers)
+    futures = [lease.submit(gate.job, number) for number in range(2)]
+    job = lease.start(gate.job, 2)
+    futures[0].cancel()
+    job.give_up()
+    lease.drop_cancelled()
+    assert workers.waiting == 1
+    futures[1].cancel()
+    lease.drop_cancelled()
+    lease.drop_cancelled()
+    assert (workers.waiting, lease.is_busy) == (0, False)
+    holding.drop_cancelled()
+    again = lease.submit(gate.job, "again")
+    gate.open.set()
+    await until(lambda: not holding.is_busy)
+    holding.release()
+    assert await result(again) == "again"
+    assert gate.begun == ["holding", "again"]
+    lease.release()
 
 
 @on_asyncio
@@ -1182,6 +1284,65 @@ async def test_release_while_another_call_fails_is_not_lost(monkeypatch: pytest.
     lease.release()
 
 
+class HeldLock:
+    """A lock within whose first holding a request ends, as when the collector comes by: nobody gets in then."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._act: Callable[[], object] | None = act
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        act, self._act = self._act, None
+        if act is not None:
+            act()
+        self._lock.release()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+@on_asyncio
+@pytest.mark.parametrize("call", ["run", "run that raises", "ended", "tick", "retire", "exit", "drop cancelled"])
+async def test_release_within_a_call_of_the_workers_is_done_when_that_leaves(call: str) -> None:
+    """Whatever holds the lock does what found it held, and nothing has to come after it."""
+    workers = new_workers(3)
+    ending, other = await idle_lease(workers), await idle_lease(workers)
+    over = Lease(workers)
+    over.release()
+    job: Any = None
+    if call == "ended":
+        gate = Gate()
+        job = other.submit(gate.job)
+    lock: Any = HeldLock(ending.release)
+    workers._lock = lock
+    if call == "run":
+        await run(other, len, "")
+    elif call == "run that raises":
+        with pytest.raises(RuntimeError, match="request is over"):
+            over.submit(len, "")
+    elif call == "ended":
+        gate.open.set()
+        await result(job)
+    elif call == "tick":
+        workers._tick(asyncio.get_running_loop())
+    elif call == "retire":
+        assert not workers.retire(Worker(workers))
+    elif call == "exit":
+        workers.exit()
+    else:
+        other.drop_cancelled()
+    await until(lambda: workers.in_use == 1)
+    assert ending.worker is None
+    other.release()
+    assert workers.in_use == 0
+
+
 @on_asyncio
 async def test_last_job_of_a_request_runs_before_its_thread_goes_back() -> None:
     """What a finalizer hands over, where nothing can be awaited; without a thread it is not run."""
@@ -1425,6 +1586,7 @@ def test_worker_that_is_lent_as_its_time_ends_does_the_job() -> None:
 START = """
 import asyncio, gc, os, sys, threading, time
 from asgicore import _threads
+from asgicore._jobs import new_waiter
 from asgicore.django_bridge._workers import Lease, Worker, Workers
 """
 
