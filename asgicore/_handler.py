@@ -148,7 +148,7 @@ class Handler:
         self._reads_itself = self._overrides("read_body")
         self._listens_itself = self._overrides("listen_for_disconnect")
         self._sends_itself = self._overrides("send_response")
-        self._get_response: Callable[[Any], Awaitable[Response]] = (
+        self._answering: Callable[[Any], Awaitable[Response]] = (
             cast("Callable[[Any], Awaitable[Response]]", endpoint)
             if self._is_async and not self._overrides("run_get_response")
             else self.run_get_response
@@ -330,7 +330,7 @@ class Handler:
         response = exchange.response
         if response is None:
             try:
-                response = await self._get_response(exchange.request)
+                response = await self._answering(exchange.request)
                 if not isinstance(response, Response):
                     raise TypeError(f"the endpoint returned {type(response).__name__}; it must return a Response")
                 exchange.take(response)

@@ -105,7 +105,8 @@ DIFFERENCES = [
     Difference("errors", "what is raised before the response has begun is logged and answered with 500, not raised"),
     Difference("scopes", "lifespan and websocket are answered, unless strict"),
     Difference("6.1", "root_path and cookies of several fields as in Django 6.1, on 5.2 too"),
-    Difference("addresses", "a unix socket has SERVER_PORT 0, where Django writes None"),
+    Difference("addresses", "unix sockets have SERVER_PORT 0, where Django writes None; ports are numbers"),
+    Difference("proxy", "the field Proxy makes no HTTP_PROXY, which programs take for a setting"),
     Difference("limits", "what the engine's limits refuse: header floods, long paths, malformed lengths"),
     Difference("sender", "request_finished names the handler after a request that was refused, too"),
 ]

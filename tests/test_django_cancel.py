@@ -33,6 +33,8 @@ from django_site import (
 from fakes import DISCONNECT, Channel, Message, http_scope
 from faults import Server, living_tasks, turn
 
+from asgicore.django_bridge._cancel import CancelOnce
+
 pytestmark = backends
 
 
@@ -254,6 +256,16 @@ async def test_cancel_logs_nothing_at_warning_or_above(caplog: pytest.LogCapture
         await leave(OURS(), is_waiting)
         await run(OURS(), Channel([DISCONNECT]))
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_cancel_that_comes_too_late_cancels_nobody() -> None:
+    """A shield delays the cancellation; by then the request may be over, and its task serve somebody else."""
+    task: Any = asyncio.current_task()
+    with CancelOnce() as scope:
+        pass
+    scope.cancel()
+    assert task.cancelling() == 0
+    await checkpoint()
 
 
 # --- on_disconnect="notify" --------------------------------------------------------------------------------

@@ -159,6 +159,12 @@ def test_request_of_an_address_that_is_none_is_one_without(value: Any) -> None:
     assert "REMOTE_ADDR" not in meta
 
 
+def test_request_of_a_client_whose_port_is_text_has_a_number() -> None:
+    """Difference "addresses": some servers give text, which views would have to expect."""
+    meta = our_request(client=("10.0.0.1", "50000"), server=("10.0.0.2", "8000")).META
+    assert (meta["REMOTE_PORT"], meta["SERVER_PORT"]) == (50000, "8000")
+
+
 def test_request_without_host_and_with_a_unix_socket_has_a_url_all_the_same() -> None:
     """``build_absolute_uri`` and ``get_port`` do not fail on it."""
     request = our_request(server=("/run/site.sock", None), headers=[(b"host", b"example.org")])

@@ -188,7 +188,7 @@ class ASGIHandler(Handler, DjangoHandler):
         self.workers: Workers = self._new_workers()
         """The threads that synchronous code runs in: ``alive``, ``in_use``, ``waiting`` and ``max_workers``."""
         self._outer_scope, self._scope_around = no_scope, CancelOnce
-        self._get_response = self._serve
+        self._answering = self._serve
         self._open, self._deliver = self._check_head, self._send_answer
         self._refuse, self._fail = self._answer_http_error, self._answer_uncaught
         setting_changed.connect(self._setting_changed)
