@@ -27,7 +27,7 @@ class _Stretch:
     """Middleware that follows each other, from the outside in, called as ``MiddlewareMixin`` would call it.
 
     Args:
-        middleware: At least two.
+        middleware: One or more.
         inner: What they are around.
     """
 
@@ -111,7 +111,7 @@ def join_hops(chain: Any) -> None:
 
 
 def _join(stretch: list[Any]) -> None:
-    if len(stretch) > 1:
+    if stretch:
         # What MiddlewareMixin calls in asynchronous mode; the others are not called by themselves any more.
         stretch[0].__acall__ = _Stretch(stretch, stretch[-1].get_response)
 

@@ -305,10 +305,17 @@ class ASGIHandler(Handler, DjangoHandler):
 
     def _give_back(self, lease: Lease) -> None:
         worker = lease.worker
-        if worker is not None and worker.is_pristine and FINISHED.only(type(self)) is not None:
+        if (
+            worker is not None
+            and worker.is_pristine
+            # An asynchronous view may have left a cursor open that its stream reads from.
+            and not lease.has_foreign_jobs
+            and FINISHED.only(type(self)) is not None
+        ):
             if worker.is_open:
                 lease.submit_last(_close_connections)
-            lease.give_back(_close_connections)
+            lease.prepare = _close_connections
+            lease.give_back()
 
     async def _send_answer(self, made: Response, exchange: Exchange) -> None:
         """Have the hook send a response."""

@@ -225,9 +225,6 @@ class Worker(threading.Thread):
         job.run(lease, self)
         try:
             self.is_used, self.is_open, self.is_pristine = self.look()
-            if lease.between is not None and self.is_open and self.is_pristine:
-                lease.between()
-                self.is_used, self.is_open, self.is_pristine = self.look()
         except Exception:
             # A database that cannot be asked is looked after as one that is open.
             self.is_used, self.is_open, self.is_pristine = True, True, False
@@ -246,8 +243,8 @@ class Lease:
     __slots__ = (
         "__weakref__",
         "_workers",
-        "between",
         "gives_back",
+        "has_foreign_jobs",
         "idle_ticks",
         "is_parked",
         "is_released",
@@ -278,8 +275,8 @@ class Lease:
         self.is_parked: bool = False
         self.was_parked: bool = False
         """Whether it has shown that it waits in asynchronous code."""
-        self.between: Callable[[], object] | None = None
-        """Called in the thread before and after each job, where the thread is given back in between."""
+        self.has_foreign_jobs: bool = False
+        """Whether code of the site has run something in the thread by itself, and may have left it open."""
         self.gives_back: bool = False
         """Whether the thread goes back as soon as it is idle."""
         self.is_released: bool = False
@@ -294,6 +291,7 @@ class Lease:
         Raises:
             RuntimeError: The request is over, or the threads are closed.
         """
+        self.has_foreign_jobs = True
         job = FutureJob(function, args, self.keeps)
         future = cast("asyncio.Future[Any]", job.future)
         self._workers.run(self, job)
@@ -322,14 +320,8 @@ class Lease:
         """Whether a job runs or waits."""
         return bool(self.running or self.pending)
 
-    def give_back(self, between: Callable[[], object] | None = None) -> None:
-        """Give the thread back as soon as it has done what it was given; another can be borrowed.
-
-        Args:
-            between: Called in the thread before and after each job to come, after which it goes back again; if
-                ``None``, it stays from the next job on.
-        """
-        self.between = between
+    def give_back(self) -> None:
+        """Give the thread back as soon as it has done what it was given; another can be borrowed."""
         self.gives_back = True
         self._workers.give_back(self)
 
@@ -411,7 +403,7 @@ class Workers:
                 if lease.is_released:
                     raise RuntimeError("the request is over; synchronous code can be run in its thread no more")
                 lease.idle_ticks = 0
-                lease.gives_back = lease.between is not None
+                lease.gives_back = False
                 if lease.worker is not None and not lease.is_parked and not lease.pending:
                     lease.running += 1
                     lease.worker.jobs.put((lease, job))
@@ -448,8 +440,6 @@ class Workers:
         elif lease.worker is None:
             lease.worker = self._thread(lease)
             self._held.add(lease)
-            if lease.between is not None:
-                lease.prepare = lease.between
         worker = lease.worker
         assert worker is not None  # a parked lease has kept its own
         while lease.pending:
