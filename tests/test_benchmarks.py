@@ -17,7 +17,9 @@ BENCH = ("baize", "blacksheep", "django", "emmett55", "falcon", "fastapi", "lite
 WIRE = ("granian", "httptools", "uvicorn", "uvloop")
 OURS = ("asgicore", "asgicore-notify", "asgicore-stream")
 
-needs_django = pytest.mark.skipif(not importlib.util.find_spec("django"), reason="needs the extra 'bench'")
+needs_django = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ["django", *BENCH])), reason="needs the extra 'bench'"
+)
 pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="not a checkout")
 
 

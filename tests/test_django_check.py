@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,15 @@ def test_check_of_the_example_site_ends_with_0_and_names_its_middleware() -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     assert "django.contrib.sessions.middleware.SessionMiddleware" in done.stdout
     assert "2 hops to a thread" in done.stdout
+
+
+def test_check_run_as_a_module_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m asgicore.django_bridge``."""
+    monkeypatch.setattr(sys, "argv", ["asgicore.django_bridge", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("asgicore.django_bridge", run_name="__main__")
+    assert ended.value.code == 0
+    runpy.run_module("asgicore.django_bridge.__main__", run_name="imported")
 
 
 def test_check_of_what_is_no_project_ends_with_2_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

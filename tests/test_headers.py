@@ -654,3 +654,11 @@ def test_raw_headers_of_any_bytes_agree_with_those_of_text(raw: list[tuple[bytes
 
     text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
     assert outcome(lambda: check_raw_headers(raw)) == outcome(lambda: [encode_field(*field) for field in text])
+
+
+def test_raw_headers_that_keep_their_case_lose_what_is_the_server_s() -> None:
+    """Names are those of the application; how the connection goes on is no business of it."""
+    given = [(b"X-Own", b"1"), (b"Connection", b"keep-alive"), (b"transfer-encoding", b"chunked")]
+    assert check_raw_headers(given, keeps_case=True) == [(b"X-Own", b"1")]
+    with pytest.raises(InvalidHeaderError):
+        check_raw_headers(given)

@@ -19,6 +19,15 @@ from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response
 from asgicore.wsgi_bridge import WSGIHandler
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_heap_of_module() -> Iterator[None]:
+    """Keep the thousands of tests before these out of what the collector goes through, again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     """What is garbage stays until it is counted; what is there already is left out of the count."""

@@ -957,7 +957,7 @@ async def test_slow_uploads_take_no_thread() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_clients_that_abort_leave_a_healthy_bridge() -> None:
+async def test_clients_that_abort_leave_a_healthy_bridge(small_heap: None) -> None:
     """200 of them, in the middle of endless streams: every thread is free, every iterable closed."""
     threads = Threads(8)
     streams: list[Parts] = []

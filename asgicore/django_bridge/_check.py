@@ -18,7 +18,7 @@ from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.urls import URLPattern, URLResolver, get_resolver
+from django.urls import URLResolver, get_resolver
 from django.utils.module_loading import import_string
 
 from ._chain import hooks_of
@@ -157,7 +157,7 @@ def _callbacks(patterns: Any) -> Iterator[Any]:
     for pattern in patterns:
         if isinstance(pattern, URLResolver):
             yield from _callbacks(pattern.url_patterns)
-        elif isinstance(pattern, URLPattern):
+        else:
             yield pattern.callback
 
 

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, cast
 
 import django
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -319,10 +319,9 @@ class ASGIHandler(Handler, DjangoHandler):
 
     async def _send_answer(self, made: Response, exchange: Exchange) -> None:
         """Have the hook send a response."""
-        if isinstance(made, (Answer, StreamAnswer)):
-            exchange.unclosed = tuple(other for other in exchange.unclosed if other is not made)
-            exchange.keeps_case = True
-            await self.send_response(made.django, exchange)
+        exchange.unclosed = tuple(other for other in exchange.unclosed if other is not made)
+        exchange.keeps_case = True
+        await self.send_response(cast("Answer | StreamAnswer", made).django, exchange)
 
     def _answer_http_error(self, visit: _Visit | None, exc: HTTPError) -> Response:
         return self._add(visit, self.handle_http_error(None if visit is None else visit.request, exc))
@@ -392,8 +391,6 @@ class ASGIHandler(Handler, DjangoHandler):
 
     async def _finish(self, visit: _Visit) -> None:
         """Close everything as Django does: in the thread of the request."""
-        if visit.is_finished:
-            return
         visit.is_finished = True
         lease, sender = visit.lease, type(self)
         if lease is not None:
