@@ -1360,6 +1360,25 @@ async def test_last_job_of_a_request_runs_before_its_thread_goes_back() -> None:
     assert gate.ended == ["running", "last"]
 
 
+@on_asyncio
+async def test_last_job_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for it; and its thread goes back all the same."""
+    workers = new_workers(1)
+    lease = await idle_lease(workers)
+
+    def fail() -> None:
+        raise LookupError("no")
+
+    lease.submit_last(fail)
+    lease.release()
+    await until(lambda: workers.in_use == 0 and caplog.records)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError
+    assert counts(workers) == (0, 0, 1)
+
+
 # --- the end ---------------------------------------------------------------------------------------------
 
 
