@@ -178,7 +178,7 @@ class ASGIHandler(Handler, DjangoHandler):
             limits=Limits(
                 max_body_bytes=options["max_body_bytes"],
                 spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE,
-                body_timeout_seconds=self.request_class.body_receive_timeout,
+                body_timeout_seconds=getattr(self.request_class, "body_receive_timeout", None),
             ),
             debug=False,
         )

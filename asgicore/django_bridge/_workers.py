@@ -437,7 +437,7 @@ class Workers:
         if lease.is_parked:
             lease.is_parked = False
             self._parked -= 1
-        elif lease.worker is None:
+        else:
             lease.worker = self._thread(lease)
             self._held.add(lease)
         worker = lease.worker
