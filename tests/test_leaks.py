@@ -316,7 +316,7 @@ async def test_leaks_nothing_of_threads_after_random_disconnects(kind: str, capl
             return self
 
         def __next__(self) -> bytes:
-            return b"x" * 1000
+            return b"x" * 65536
 
         def close(self) -> None:
             closed.append(threading.get_ident())

@@ -963,7 +963,7 @@ async def test_clients_that_abort_leave_a_healthy_bridge(small_heap: None) -> No
     streams: list[Parts] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> Parts:
-        parts = Parts(*[b"x" * 1000] * 1_000_000 if environ["PATH_INFO"] == "/endless" else [b"ok"])
+        parts = Parts(*[b"x" * 65536] * 20_000 if environ["PATH_INFO"] == "/endless" else [b"ok"])
         streams.append(parts)
         return parts(environ, start_response)
 
