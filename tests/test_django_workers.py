@@ -1020,8 +1020,12 @@ async def test_jobs_leave_no_cycle(how: str) -> None:
     gc.collect()
     gc.disable()
     try:
-        await requests(100)
-        assert garbage_of("asgicore.django_bridge._workers") == []
+        # A thread may be about to let go of the last job; a cycle that each job makes is there every time.
+        for _ in range(3):
+            await requests(100)
+            if not (found := garbage_of("asgicore.django_bridge._workers")):
+                break
+        assert found == []
     finally:
         gc.enable()
 

@@ -287,7 +287,7 @@ class ASGIHandler(Handler, DjangoHandler):
             # Middleware and view are done. A stream may go on for hours, and needs no thread to wait.
             self._give_back(lease)
         if self._tells_of_responses:
-            await self.response_ready(request, response)
+            await self.response_ready(request, answered)
         return answer(response)
 
     async def _tell_of_start(self, visit: _Visit) -> None:

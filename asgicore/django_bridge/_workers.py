@@ -147,7 +147,7 @@ class WaitedJob(Job):
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], is_kept: bool) -> None:
         super().__init__(function, args, is_kept)
-        self.is_wanted = True
+        self.is_wanted: bool = True
         self._waiter: Waiter | None = None
 
     async def wait(self) -> Any:
