@@ -300,13 +300,9 @@ class Handler:
     def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
         self._waiting.add(exchange)
-        exchange.listener = self._start_listener(exchange)
-
-    def _start_listener(self, exchange: Exchange) -> Listener:
-        return start_listener(self._listening(exchange))
-
-    def _listening(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
-        return self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
+        exchange.listener = start_listener(
+            self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
+        )
 
     async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
         exchange.listener = None  # its task refers to the exchange

@@ -49,5 +49,6 @@ def add_headers(environ: dict[str, Any], headers: Iterable[tuple[bytes, bytes]])
     for key, values in repeated.items():
         # RFC 9110 section 5.3, but RFC 9113 section 8.2.3 for cookies.
         if key == "HTTP_COOKIE":
-            values = [value.rstrip("; ") for value in values]
-        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
+            environ[key] = "; ".join([value.rstrip("; ") for value in values])
+        else:
+            environ[key] = ",".join(values)

@@ -222,15 +222,15 @@ def receivers(diary: Diary, kinds: Literal["", "sync", "async", "both"] = "sync"
 def noting(base: Any, diary: Diary, **options: Any) -> Any:
     """A handler on this base whose requests note when they are closed."""
 
-    class Request(base.request_class):  # type: ignore[misc]
+    class Request(base.request_class):
         def close(self) -> None:
             diary.note("request.close")
             super().close()
 
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         request_class = Request
-        bodies: list[Any] = []  # noqa: RUF012
-        requests: list[Any] = []  # noqa: RUF012
+        bodies: list[Any] = []  # noqa: RUF012  # of one test, set anew for each class
+        requests: list[Any] = []  # noqa: RUF012  # of one test, set anew for each class
 
         def create_request(self, scope: Any, body_file: Any) -> Any:
             self.bodies.append(body_file)

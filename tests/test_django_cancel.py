@@ -434,7 +434,7 @@ async def test_cancel_in_sync_middleware_over_an_async_view_over_a_sync_call(
                         await checkpoint()
                 assert task.cancelled() or task.result() is None
                 workers = handler.workers
-                await eventually(lambda: workers.in_use == 0, "the thread is given back")  # noqa: B023
+                await eventually(lambda: workers.in_use == 0, "the thread is given back")  # noqa: B023  # called before the loop goes on
             assert diary.count("started") == diary.count("finished") == diary.count("request.close") == 1, diary.entries
             assert len(diary.places()) == 1, diary.entries
             assert "loop" not in diary.places()

@@ -26,7 +26,7 @@ HABITS = ["passes", "answers", "raises", "fails later", "replaces", "views"]
 def make(number: int, habit: str, diary: Diary) -> type[Any]:
     """A middleware of Django's kind, which notes what it is asked."""
 
-    class Middleware(MiddlewareMixin):  # type: ignore[misc]
+    class Middleware(MiddlewareMixin):
         def process_request(self, request: Any) -> HttpResponse | None:
             diary.note(f"{number} request")
             if habit == "raises":
@@ -49,7 +49,7 @@ def make(number: int, habit: str, diary: Diary) -> type[Any]:
 def only_response(diary: Diary) -> type[Any]:
     """A middleware with one hook."""
 
-    class OnlyResponse(MiddlewareMixin):  # type: ignore[misc]
+    class OnlyResponse(MiddlewareMixin):
         def process_response(self, request: Any, response: Any) -> Any:
             diary.note("only response")
             return response
@@ -60,7 +60,7 @@ def only_response(diary: Diary) -> type[Any]:
 def of_its_own(diary: Diary) -> type[Any]:
     """A middleware that calls its hooks in a way of its own."""
 
-    class OfItsOwn(MiddlewareMixin):  # type: ignore[misc]
+    class OfItsOwn(MiddlewareMixin):
         async def __acall__(self, request: Any) -> Any:
             diary.note("own before")
             response = await self.get_response(request)
@@ -158,7 +158,7 @@ async def test_middleware_without_hooks_in_a_stretch_changes_nothing() -> None:
 
     assert await outcome_of(OURS, build, True) == await outcome_of(STOCK, build, True)
 
-    class OnlyRequest(MiddlewareMixin):  # type: ignore[misc]
+    class OnlyRequest(MiddlewareMixin):
         def process_request(self, request: Any) -> None:
             request.seen = [*getattr(request, "seen", []), self]
 
@@ -211,7 +211,7 @@ async def test_middleware_joined_sees_signals_in_the_same_thread() -> None:
 def test_hooks_of_middleware_that_are_asynchronous_are_left_to_it() -> None:
     """A hook that is a coroutine function is nothing that a thread could call."""
 
-    class Asynchronous(MiddlewareMixin):  # type: ignore[misc]
+    class Asynchronous(MiddlewareMixin):
         async def process_request(self, request: Any) -> None: ...
 
     assert _chain.hooks_of(Asynchronous) == []

@@ -376,11 +376,11 @@ async def test_middleware_loaded_again_for_synchronous_use_is_django_s() -> None
 async def test_request_class_that_refuses_is_a_400(caplog: pytest.LogCaptureFixture) -> None:
     """``BadRequest`` of a request's own ``__init__``: the client's fault, with both signals."""
 
-    class Request(OURS.request_class):  # type: ignore[misc]
+    class Request(OURS.request_class):
         def __init__(self, scope: Any, body_file: Any) -> None:
             raise BadRequest("odd")
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         request_class = Request
 
     diary = Diary()
@@ -491,7 +491,7 @@ async def test_finished_receiver_that_raises_is_logged_once_and_called_once(
 async def test_body_that_is_left_to_a_hook_may_be_any_file() -> None:
     """``read_body`` may return what it likes, as long as it can be read."""
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def read_body(self, receive: Any) -> Any:
             (await super().read_body(receive)).close()
             return BytesIO(b"other")

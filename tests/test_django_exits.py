@@ -230,7 +230,7 @@ async def test_signals_of_another_sender_are_not_received() -> None:
     def note(**arguments: Any) -> None:
         diary.note("finished")
 
-    class Other(OURS):  # type: ignore[misc]
+    class Other(OURS):
         pass
 
     request_finished.connect(note, sender=Other)
@@ -426,7 +426,7 @@ async def test_exit_after_a_create_request_that_raises_is_answered_and_closed(
     diary = Diary()
     bodies = []
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         def create_request(self, scope: Any, body_file: Any) -> Any:
             bodies.append(body_file)
             raise RuntimeError("create_request")
@@ -714,7 +714,7 @@ async def test_exit_after_native_cancellation_at_every_await_closes_everything(k
         with receivers(scene.diary, receiving), scene.site():
             handler = scene.handler(OURS)
             channel = Channel(suspend=True)
-            steps = Steps(number, lambda: task.cancel())  # noqa: B023
+            steps = Steps(number, lambda: task.cancel())  # noqa: B023  # called before the loop goes on
             tasks = living_tasks()
             task = start(_stepped(steps, handler(http_scope(), channel.receive, channel.send)))
             with anyio.fail_after(SECONDS):
@@ -835,24 +835,24 @@ async def test_exit_of_an_asynchronous_request_with_something_to_close_closes_it
     """Closing that is not known to be nothing runs where Django runs it."""
     diary = Diary()
 
-    class Response(HttpResponse):  # type: ignore[misc]
+    class Response(HttpResponse):
         def close(self) -> None:
             diary.note("closed")
             super().close()
 
-    class Request(OURS.request_class):  # type: ignore[misc]
+    class Request(OURS.request_class):
         def close(self) -> None:
             diary.note("closed")
             super().close()
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         request_class = Request if what == "request" else OURS.request_class
 
     async def view(request: Any) -> HttpResponse:
         if what == "files":
             from django.core.files.uploadedfile import SimpleUploadedFile
 
-            class Upload(SimpleUploadedFile):  # type: ignore[misc]
+            class Upload(SimpleUploadedFile):
                 def close(self) -> Any:
                     diary.note("closed")
                     return super().close()
@@ -912,3 +912,32 @@ async def test_exit_without_a_thread_resets_what_django_resets(exit_: Literal["o
 async def _urlconf_after(handler: Any, server: Server, get_urlconf: Any) -> Any:
     await run(handler, server)
     return get_urlconf()
+
+
+async def test_exit_of_a_request_whose_closing_fails_sends_the_signal(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that is cancelled before it has a response, and cannot be closed: logged, and told of all the same."""
+
+    class Request(OURS.request_class):
+        def close(self) -> None:
+            super().close()
+            raise LookupError("closing failed")
+
+    class Handler(OURS):
+        request_class = Request
+
+    begun = asyncio.Event()
+
+    async def view(request: Any) -> HttpResponse:
+        begun.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    server, diary = Server(), Diary()
+    with receivers(diary), site(view):
+        task = start(Handler()(http_scope(), server.receive, server.send))
+        with anyio.fail_after(SECONDS):
+            await begun.wait()
+            server.disconnect()
+            await task
+    assert diary.events == ["started", "finished"]
+    assert "closing failed" in caplog.text

@@ -47,7 +47,7 @@ Make = Callable[[Any, list[Any]], Any]
 
 
 def with_call(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             calls.append(("__call__", scope["type"]))
             await super().__call__({**scope, "path": "/renamed"}, receive, send)
@@ -56,7 +56,7 @@ def with_call(base: Any, calls: list[Any]) -> Any:
 
 
 def with_handle(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
             async def sending(message: Any) -> None:
                 if message["type"] == "http.response.start":
@@ -71,7 +71,7 @@ def with_handle(base: Any, calls: list[Any]) -> Any:
 
 
 def with_read_body(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def read_body(self, receive: Any) -> Any:
             async def receiving() -> Any:
                 message = await receive()
@@ -87,7 +87,7 @@ def with_read_body(base: Any, calls: list[Any]) -> Any:
 
 
 def with_own_read_body(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def read_body(self, receive: Any) -> Any:
             more, read = True, b""
             while more:
@@ -103,7 +103,7 @@ def with_own_read_body(base: Any, calls: list[Any]) -> Any:
 
 
 def with_create_request(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         def create_request(self, scope: Any, body_file: Any) -> Any:
             calls.append((scope["path"], body_file.read()))
             body_file.seek(0)
@@ -116,7 +116,7 @@ def with_create_request(base: Any, calls: list[Any]) -> Any:
 
 
 def with_refusal(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         def create_request(self, scope: Any, body_file: Any) -> Any:
             calls.append("create_request")
             return None, HttpResponse(b"refused", status=403)
@@ -125,7 +125,7 @@ def with_refusal(base: Any, calls: list[Any]) -> Any:
 
 
 def with_run_get_response(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def run_get_response(self, request: Any) -> Any:
             calls.append(request.path)
             response = await super().run_get_response(request)
@@ -137,7 +137,7 @@ def with_run_get_response(base: Any, calls: list[Any]) -> Any:
 
 
 def with_own_response(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def run_get_response(self, request: Any) -> Any:
             calls.append(request.path)
             return HttpResponse(b"own " + request.body)
@@ -146,7 +146,7 @@ def with_own_response(base: Any, calls: list[Any]) -> Any:
 
 
 def with_get_response_async(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def get_response_async(self, request: Any) -> Any:
             calls.append(request.path)
             response = await super().get_response_async(request)
@@ -157,7 +157,7 @@ def with_get_response_async(base: Any, calls: list[Any]) -> Any:
 
 
 def with_inner_get_response_async(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def _get_response_async(self, request: Any) -> Any:
             calls.append(request.path)
             return await super()._get_response_async(request)
@@ -166,7 +166,7 @@ def with_inner_get_response_async(base: Any, calls: list[Any]) -> Any:
 
 
 def with_resolve_request(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         def resolve_request(self, request: Any) -> Any:
             match = super().resolve_request(request)
             calls.append(match.route)
@@ -176,7 +176,7 @@ def with_resolve_request(base: Any, calls: list[Any]) -> Any:
 
 
 def with_load_middleware(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         def load_middleware(self, is_async: bool = False) -> None:
             super().load_middleware(is_async=is_async)
             calls.append(is_async)
@@ -193,7 +193,7 @@ def with_load_middleware(base: Any, calls: list[Any]) -> Any:
 
 
 def with_make_view_atomic(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         def make_view_atomic(self, view: Any) -> Any:
             calls.append(view.__name__)
             return super().make_view_atomic(view)
@@ -202,7 +202,7 @@ def with_make_view_atomic(base: Any, calls: list[Any]) -> Any:
 
 
 def with_send_response(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def send_response(self, response: Any, send: Any) -> None:
             async def sending(message: Any) -> None:
                 calls.append((message["type"], message.get("body")))
@@ -216,7 +216,7 @@ def with_send_response(base: Any, calls: list[Any]) -> Any:
 
 
 def with_changed_response(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def send_response(self, response: Any, send: Any) -> None:
             calls.append(response.status_code)
             response["X-Hook"] = "1"
@@ -226,7 +226,7 @@ def with_changed_response(base: Any, calls: list[Any]) -> Any:
 
 
 def with_own_send_response(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def send_response(self, response: Any, send: Any) -> None:
             calls.append(response.status_code)
             await send({"type": "http.response.start", "status": 202, "headers": [(b"X-Own", b"1")]})
@@ -237,7 +237,7 @@ def with_own_send_response(base: Any, calls: list[Any]) -> Any:
 
 
 def with_chunk_bytes(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         @classmethod
         def chunk_bytes(cls, data: Any) -> Any:
             for chunk, is_last in super().chunk_bytes(data):
@@ -248,14 +248,14 @@ def with_chunk_bytes(base: Any, calls: list[Any]) -> Any:
 
 
 def with_chunk_size(base: Any, calls: list[Any]) -> Any:
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         chunk_size = 3
 
     return Handler
 
 
 def with_request_class(base: Any, calls: list[Any]) -> Any:
-    class OwnRequest(stock_asgi.ASGIRequest):  # type: ignore[misc]
+    class OwnRequest(stock_asgi.ASGIRequest):
         def __init__(self, scope: Any, body_file: Any) -> None:
             super().__init__(scope, body_file)
             self.META["HTTP_X_HOOK"] = "own"
@@ -264,7 +264,7 @@ def with_request_class(base: Any, calls: list[Any]) -> Any:
             calls.append("close")
             super().close()
 
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         request_class = OwnRequest
 
     return Handler
@@ -382,7 +382,7 @@ async def test_hook_listen_for_disconnect_overridden_is_called_beside_a_view_tha
     calls: list[Any] = []
     entered = anyio.Event()
 
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def listen_for_disconnect(self, receive: Any) -> None:
             calls.append("listening")
             try:
@@ -415,7 +415,7 @@ async def test_hook_listen_for_disconnect_of_ones_own_decides_when_the_client_ha
     """What it waits for is its business: it may return, or raise ``RequestAborted``."""
     entered, leave = anyio.Event(), anyio.Event()
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def listen_for_disconnect(self, receive: Any) -> None:
             await leave.wait()
             if ends_by == "raising":
@@ -441,7 +441,7 @@ async def test_hook_handle_of_ones_own_may_use_all_the_others(base: Any) -> None
     """A whole ``handle`` that a site wrote itself, with the raw channels, finds every step where it was."""
     steps = []
 
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):
         async def handle(self, scope: Any, receive: Any, send: Any) -> None:
             set_script_prefix(stock_asgi.get_script_prefix(scope))
             body_file = await self.read_body(receive)
@@ -544,7 +544,7 @@ async def test_hook_handle_uncaught_exception_answers_what_django_does_not_catch
     """With Django's three arguments, for errors outside of the middleware chain; logged once."""
     calls = []
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def run_get_response(self, request: Any) -> Any:
             raise RuntimeError("outside")
 
@@ -565,7 +565,7 @@ async def test_hook_handle_uncaught_exception_answers_what_django_does_not_catch
 async def test_hook_handle_uncaught_exception_gives_the_site_s_own_error_page(debug: bool) -> None:
     """``handler500``, the page of DEBUG, and plain text where the page fails itself."""
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def run_get_response(self, request: Any) -> Any:
             raise RuntimeError("outside")
 
@@ -595,7 +595,7 @@ async def test_hook_handle_uncaught_exception_shows_a_broken_page_in_debug(monke
 
     monkeypatch.setattr("django.views.debug.technical_500_response", broken)
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def run_get_response(self, request: Any) -> Any:
             raise RuntimeError("outside")
 
@@ -609,7 +609,7 @@ async def test_hook_handle_uncaught_exception_shows_a_broken_page_in_debug(monke
 async def test_hook_send_response_that_sends_nothing_is_an_error() -> None:
     """A ``send_response`` that forgets the final message is told so, and the client gets a 500."""
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         forgets = True
 
         async def send_response(self, response: Any, send: Any) -> None:
@@ -626,7 +626,7 @@ async def test_hook_send_response_that_sends_nothing_is_an_error() -> None:
 async def test_hook_run_get_response_that_returns_nothing_is_an_error() -> None:
     """Neither a response of Django's: a 500, and everything is closed."""
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def run_get_response(self, request: Any) -> Any:
             return None
 
@@ -645,7 +645,7 @@ async def test_hook_of_the_engine_is_called_with_django_s_objects() -> None:
     calls: list[Any] = []
     entered = anyio.Event()
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         async def response_ready(self, request: Any, response: Any) -> None:
             calls.append(("ready", type(request), type(response)))
 

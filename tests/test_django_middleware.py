@@ -99,7 +99,7 @@ class Noting:
     def mixin(self, name: str) -> Any:
         at = self.at
 
-        class Middleware(MiddlewareMixin):  # type: ignore[misc]
+        class Middleware(MiddlewareMixin):
             def process_request(self, request: HttpRequest) -> Any:
                 return at(name, "process_request")
 
@@ -148,7 +148,7 @@ class Noting:
     def request_only(self, name: str) -> Any:
         at = self.at
 
-        class Middleware(MiddlewareMixin):  # type: ignore[misc]
+        class Middleware(MiddlewareMixin):
             def process_request(self, request: HttpRequest) -> Any:
                 return at(name, "process_request")
 
@@ -489,7 +489,7 @@ async def test_context_variable_may_be_reset_by_its_token_across_hops() -> None:
     for base in (STOCK, OURS):
         results: list[str] = []
 
-        class Middleware(MiddlewareMixin):  # type: ignore[misc]
+        class Middleware(MiddlewareMixin):
             results: list[str]
 
             def process_request(self, request: HttpRequest) -> None:
@@ -801,7 +801,7 @@ def _database() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_database")
-class TestDatabase(TestCase):  # type: ignore[misc]
+class TestDatabase(TestCase):
     """A ``TestCase`` of Django's, whose transaction the views must see, and which ends without a trace."""
 
     def test_database_of_a_test_case_is_seen_by_sync_and_async_views(self) -> None:
@@ -840,10 +840,10 @@ class TestDatabase(TestCase):  # type: ignore[misc]
 
 
 @pytest.mark.usefixtures("_database")
-class TestTransactions(TransactionTestCase):  # type: ignore[misc]
+class TestTransactions(TransactionTestCase):
     """A ``TransactionTestCase``, whose tests commit."""
 
-    available_apps: list[str] = []  # noqa: RUF012
+    available_apps: list[str] = []  # noqa: RUF012  # of one test, set anew for each class
 
     def test_database_of_a_transaction_test_case_is_seen(self) -> None:
         """Within and without ``atomic``."""

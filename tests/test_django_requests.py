@@ -539,7 +539,7 @@ async def test_request_files_are_those_of_stock_django(is_async: bool, threshold
 async def test_request_files_that_a_handler_stops_are_as_under_stock_django() -> None:
     """A site's own upload handler, chosen in the view, may stop the upload."""
 
-    class Stop(FileUploadHandler):  # type: ignore[misc]
+    class Stop(FileUploadHandler):
         def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes:
             raise StopUpload(connection_reset=True)
 
@@ -720,10 +720,10 @@ async def test_request_message_with_missing_keys_is_an_empty_body(message: Any) 
 async def test_request_body_that_stalls_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     """``body_receive_timeout``, which Django has and never reads, ends an upload that does not go on."""
 
-    class Impatient(OURS.request_class):  # type: ignore[misc]
+    class Impatient(OURS.request_class):
         body_receive_timeout = 0.02
 
-    class Handler(OURS):  # type: ignore[misc]
+    class Handler(OURS):
         request_class = Impatient
 
     diary = Diary()

@@ -249,20 +249,20 @@ async def test_stream_sent_twice_is_an_error() -> None:
 # --- subclasses, and what middleware does to streams -------------------------------------------------------
 
 
-class OwnIter(StreamingHttpResponse):  # type: ignore[misc]
+class OwnIter(StreamingHttpResponse):
     def __iter__(self) -> Any:
         for part in super().__iter__():
             yield part.upper()
 
 
-class OwnAiter(StreamingHttpResponse):  # type: ignore[misc]
+class OwnAiter(StreamingHttpResponse):
     async def __aiter__(self) -> Any:
         yield b"own "
         async for part in super().__aiter__():
             yield part.upper()
 
 
-class OwnContent(StreamingHttpResponse):  # type: ignore[misc]
+class OwnContent(StreamingHttpResponse):
     @property
     def streaming_content(self) -> Any:
         return [b"own content"]
@@ -272,7 +272,7 @@ class OwnContent(StreamingHttpResponse):  # type: ignore[misc]
         self._set_streaming_content(value)
 
 
-class OwnAsyncContent(StreamingHttpResponse):  # type: ignore[misc]
+class OwnAsyncContent(StreamingHttpResponse):
     is_async = True
 
     @property
@@ -287,12 +287,12 @@ class OwnAsyncContent(StreamingHttpResponse):  # type: ignore[misc]
         self._set_streaming_content(value)
 
 
-class OwnBytes(StreamingHttpResponse):  # type: ignore[misc]
+class OwnBytes(StreamingHttpResponse):
     def make_bytes(self, value: Any) -> bytes:
         return b"<%s>" % super().make_bytes(value)
 
 
-class NotStreamed(HttpResponse):  # type: ignore[misc]
+class NotStreamed(HttpResponse):
     """No ``StreamingHttpResponse``, but a stream all the same."""
 
     streaming = True
@@ -691,7 +691,7 @@ async def test_file_is_read_in_large_blocks_off_the_loop(path: Path) -> None:
     """Few reads, each outside of the loop's thread."""
     places = []
 
-    class Watched(File):  # type: ignore[misc]
+    class Watched(File):
         def read(self, size: int = -1) -> bytes:
             places.append((threading.current_thread() is threading.main_thread(), size))
             data: bytes = self.file.read(size)

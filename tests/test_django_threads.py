@@ -851,7 +851,7 @@ async def test_context_variables_of_a_request_are_not_seen_by_the_next_one(base:
 # --- streams -----------------------------------------------------------------------------------------------
 
 
-class Hooks(MiddlewareMixin):  # type: ignore[misc]
+class Hooks(MiddlewareMixin):
     """Middleware with hooks that run in the thread of the request, and use its connection where told."""
 
     uses_connection = False
@@ -1078,7 +1078,7 @@ async def test_response_of_middleware_whose_client_left_is_closed() -> None:
     """Middleware answers by itself from a hook in the thread, beside others whose hooks share the hop."""
     gate, closed = Gate(), Closed()
 
-    class Answers(MiddlewareMixin):  # type: ignore[misc]
+    class Answers(MiddlewareMixin):
         def process_request(self, request: Any) -> HttpResponse:
             gate.wait()
             return closed.response()
@@ -1100,7 +1100,7 @@ async def test_response_of_a_view_whose_client_left_in_a_hook_after_it_is_closed
     """The view is done, and middleware looks at its response in a thread, or waits for one to do so."""
     gate, closed = Gate(), Closed()
 
-    class After(MiddlewareMixin):  # type: ignore[misc]
+    class After(MiddlewareMixin):
         def process_response(self, request: Any, response: Any) -> Any:
             if when == "in the hook":
                 gate.wait()
@@ -2096,7 +2096,7 @@ async def test_request_whose_old_connection_cannot_be_closed_is_closed_itself(
 # --- what is read bit by bit -------------------------------------------------------------------------------
 
 
-class Entry(models.Model):  # type: ignore[misc]
+class Entry(models.Model):
     """Something to read a lot of."""
 
     number = models.IntegerField()

@@ -820,7 +820,7 @@ async def test_waited_job_that_ends_just_now_is_not_waited_for(monkeypatch: pyte
         until_sync(lambda: job.is_done)
         return new_waiter()
 
-    monkeypatch.setattr("asgicore.django_bridge._workers.new_waiter", late)
+    monkeypatch.setattr("asgicore.django_bridge._job.new_waiter", late)
     assert await asyncio.wait_for(job.wait(), DEADLINE) == "done"
     lease.release()
 

@@ -17,7 +17,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, Final, cast
 
-from asgiref.sync import sync_to_async
 from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase, ResponseHeaders
 
@@ -30,10 +29,9 @@ from .._threads import SHARED, Threads
 from ..errors import InvalidHeaderError, is_status
 from ..types import RawHeaders
 from ._call import Call
+from ._hop import Hop
 
 __all__ = ["Answer", "StreamAnswer", "answer"]
-
-_BODILESS: Final = (204, 304)
 
 
 @lru_cache(maxsize=512)
@@ -212,13 +210,13 @@ class _Parts:
 
 
 class _Synchronous(Pump[None]):
-    """A pump whose producer runs where the request's synchronous code runs: in its thread, by asgiref."""
+    """A pump whose producer runs where the request's synchronous code runs: in its thread."""
 
     __slots__ = ()
 
     def _start(self, max_waiting: int | None) -> Any:
         produce, self._produce = cast("Callable[[Any], None]", self._produce), None
-        call: Any = Call(sync_to_async(produce, thread_sensitive=True)(self))
+        call: Any = Call(Hop(produce)(self))
         call.task.add_done_callback(lambda _: self.notify())
         self._job = call
         return call

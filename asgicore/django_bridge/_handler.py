@@ -37,7 +37,7 @@ from django.conf import settings
 from django.core.exceptions import BadRequest, RequestAborted
 from django.core.handlers import asgi
 from django.core.handlers import exception as handlers_exception
-from django.core.signals import request_finished, setting_changed
+from django.core.signals import setting_changed
 from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseServerError
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver, get_urlconf, set_script_prefix
@@ -61,9 +61,10 @@ from ._cancel import CancelOnce, no_scope
 from ._chain import join_hops, join_view_hooks
 from ._hop import Hop, RequestContext, around, noting
 from ._options import read_options
-from ._quiet import FINISHED, STARTED, caches_are_quiet, forget_connections, look_at_connections, reset_urlconf
+from ._quiet import FINISHED, STARTED, forget_connections, look_at_connections
 from ._request import ASGIRequest
-from ._stock import DjangoHandler, DjangoRequest
+from ._stock import DjangoHandler
+from ._visit import Visit
 from ._workers import Lease, Workers
 
 __all__ = ["ASGIHandler", "get_asgi_application"]
@@ -76,41 +77,6 @@ _stock_handler: Final[Any] = DjangoHandler
 _MAX_VIEWS: Final = 4096
 
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
-
-
-def _lease_of(context: Any) -> Lease | None:
-    """The lease of the request, unless its synchronous code may run elsewhere: in the thread that waits in an
-    ``async_to_sync`` above, as in Django's tests, where it must see the transaction of the test."""
-    if type(context) is not RequestContext:
-        return None
-    loops = AsyncToSync.loop_thread_executors
-    if loops and asyncio.get_running_loop() in loops and getattr(AsyncToSync.executors, "current", None) is not None:
-        return None
-    return context.lease
-
-
-class _Visit:
-    """What the bridge knows of one request; the engine's ``exchange.request``."""
-
-    __slots__ = ("body", "is_closed", "is_finished", "is_started", "lease", "made", "request", "responses", "scope")
-
-    def __init__(self, scope: Scope, body: Body) -> None:
-        self.scope = scope
-        self.body = body
-        context = around()
-        self.lease = _lease_of(context)
-        self.made: list[Any] = context.made if type(context) is RequestContext else []
-        """The responses of views and middleware, those included that nobody got."""
-        self.request: Any = None
-        """Django's request, once there is one."""
-        self.responses: tuple[Any, ...] = ()
-        """Django's responses; of several the last one stands for the others."""
-        self.is_started = False
-        """Whether ``request_started`` was sent, or would have been."""
-        self.is_finished = False
-        """Whether somebody sees to it that everything is closed."""
-        self.is_closed = False
-        """Whether that has begun."""
 
 
 class ASGIHandler(Handler, DjangoHandler):
@@ -244,14 +210,14 @@ class ASGIHandler(Handler, DjangoHandler):
 
     # --- the life of a request -----------------------------------------------------------------------
 
-    def _check_head(self, scope: Scope, body: Body) -> tuple[_Visit, Response | None]:
+    def _check_head(self, scope: Scope, body: Body) -> tuple[Visit, Response | None]:
         limits = self.limits
         headers = scope.get("headers")
         refusal: Response | None = None
         if type(headers) is not list:
             headers = list_headers(headers)
             scope = {**scope, "headers": headers}
-        visit = _Visit(scope, body)
+        visit = Visit(scope, body)
         try:
             check_target(scope.get("path"), scope.get("query_string"), limits)
             declared = check_request_headers(headers, limits)
@@ -262,7 +228,7 @@ class ASGIHandler(Handler, DjangoHandler):
             refusal = self._answer_http_error(visit, exc)
         return visit, refusal
 
-    async def _serve(self, visit: _Visit) -> Response:
+    async def _serve(self, visit: Visit) -> Response:
         scope, lease = visit.scope, visit.lease
         body_file = await self._body_file(visit.body)
         set_script_prefix(asgi.get_script_prefix(scope))
@@ -290,7 +256,7 @@ class ASGIHandler(Handler, DjangoHandler):
             await self.response_ready(request, answered)
         return answer(response)
 
-    async def _tell_of_start(self, visit: _Visit) -> None:
+    async def _tell_of_start(self, visit: Visit) -> None:
         """Send ``request_started``: to all receivers, or to none if the request is cancelled already."""
         await checkpoint_if_cancelled()
         visit.is_started = True
@@ -323,17 +289,17 @@ class ASGIHandler(Handler, DjangoHandler):
         exchange.keeps_case = True
         await self.send_response(cast("Answer | StreamAnswer", made).django, exchange)
 
-    def _answer_http_error(self, visit: _Visit | None, exc: HTTPError) -> Response:
+    def _answer_http_error(self, visit: Visit | None, exc: HTTPError) -> Response:
         return self._add(visit, self.handle_http_error(None if visit is None else visit.request, exc))
 
-    def _answer_uncaught(self, visit: _Visit | None, exc: Exception) -> Response:
+    def _answer_uncaught(self, visit: Visit | None, exc: Exception) -> Response:
         if settings.DEBUG_PROPAGATE_EXCEPTIONS:
             raise exc
         request = None if visit is None else visit.request
         exc_info = (type(exc), exc, exc.__traceback__)
         return self._add(visit, self.handle_uncaught_exception(request, get_resolver(get_urlconf()), exc_info))
 
-    def _add(self, visit: _Visit | None, response: Any) -> Response:
+    def _add(self, visit: Visit | None, response: Any) -> Response:
         if visit is not None:
             visit.responses += (response,)
         return answer(response)
@@ -342,14 +308,14 @@ class ASGIHandler(Handler, DjangoHandler):
 
     async def _close(self, exchange: Exchange) -> None:
         visit = exchange.request
-        if exchange.unclosed or exchange.body.needs_closing or self._tells_of_ends or not isinstance(visit, _Visit):
+        if exchange.unclosed or exchange.body.needs_closing or self._tells_of_ends or not isinstance(visit, Visit):
             await super()._close(exchange)
-        elif not self._finish_now(visit):
+        elif not visit.close_now(type(self)):
             await run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
 
     def _enders(self, exchange: Exchange) -> Iterator[Closer]:
         visit = exchange.request
-        if isinstance(visit, _Visit):
+        if isinstance(visit, Visit):
             if self._tells_of_ends:
                 response = visit.responses[-1] if visit.responses else None
                 if exchange.is_gone:
@@ -359,37 +325,7 @@ class ASGIHandler(Handler, DjangoHandler):
             yield lambda: run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
         yield exchange.body.aclose
 
-    def _finish_now(self, visit: _Visit) -> bool:
-        """Close everything on the loop, if nothing of it can block and nobody could tell the difference."""
-        lease, request = visit.lease, visit.request
-        if lease is None:
-            return False
-        if lease.pending and lease.worker is None:
-            lease.drop_cancelled()
-        if lease.is_busy or (lease.worker is not None and lease.worker.is_open):
-            return False
-        own = FINISHED.only(type(self))
-        if own is None or not caches_are_quiet():
-            return False
-        if request is not None and not _is_light(request):
-            return False
-        for response in (*visit.responses, *visit.made):
-            if type(response).close is not HttpResponseBase.close:
-                return False
-            for closer in response._resource_closers:
-                if getattr(closer, "__func__", None) is not _CLOSE_REQUEST:
-                    return False
-        visit.is_finished = True
-        if request is not None:
-            request._stream.close()
-        for response in visit.responses:
-            response._resource_closers.clear()
-            response.closed = True
-        if visit.is_started:
-            reset_urlconf()
-        return True
-
-    async def _finish(self, visit: _Visit) -> None:
+    async def _finish(self, visit: Visit) -> None:
         """Close everything as Django does: in the thread of the request."""
         visit.is_finished = True
         lease, sender = visit.lease, type(self)
@@ -402,11 +338,11 @@ class ASGIHandler(Handler, DjangoHandler):
                 AsyncToSync.executors.current = None
         try:
             try:
-                await Call(Hop(_close_all)(visit, sender)).wait()
+                await Call(Hop(visit.close)(sender)).wait()
             except RuntimeError:
                 if visit.is_closed:
                     raise
-                _close_all(visit, sender)  # the system has no thread for it
+                visit.close(sender)  # the system has no thread for it
         finally:
             if lease is not None:
                 lease.keeps = False
@@ -414,13 +350,13 @@ class ASGIHandler(Handler, DjangoHandler):
     def _drop(self, exchange: Exchange) -> None:
         super()._drop(exchange)
         visit = exchange.request
-        if isinstance(visit, _Visit) and not visit.is_finished:
+        if isinstance(visit, Visit) and not visit.is_finished:
             visit.is_finished = True
             lease = visit.lease
             if lease is not None and lease.worker is not None:
-                lease.submit_last(_close_all, visit, type(self))
+                lease.submit_last(visit.close, type(self))
             else:
-                _close_all(visit, type(self))
+                visit.close(type(self))
 
     def load_middleware(self, is_async: bool = False) -> None:
         """As Django's; synchronous hooks that follow each other take one hop to the thread together."""
@@ -547,16 +483,6 @@ def get_asgi_application(**options: Any) -> ASGIHandler:
     return ASGIHandler(**options)
 
 
-_CLOSE_REQUEST: Final[Any] = vars(DjangoRequest)["close"]
-
-
-def _is_light(request: Any) -> bool:
-    """Whether closing a request closes a body in memory and nothing else."""
-    return (
-        type(request).close is _CLOSE_REQUEST and type(request._stream) is BytesIO and "_files" not in request.__dict__
-    )
-
-
 def _send_to(receivers: list[Any], signal: Any, sender: type, scope: Scope) -> None:
     for receiver in receivers:
         receiver(signal=signal, sender=sender, scope=scope)
@@ -566,36 +492,3 @@ def _close_connections() -> None:
     """What Django's own receivers do for the database, between a view and its stream."""
     for receiver in STARTED.only(ASGIHandler) or ():
         receiver(signal=STARTED.signal, sender=ASGIHandler)
-
-
-def _close_all(visit: _Visit, sender: type) -> None:
-    """Close responses and request and send ``request_finished``, in the thread of the request."""
-    visit.is_closed = True
-    request = visit.request
-    # The one that was sent is the last; before it those that others took the place of, or that nobody got.
-    responses: list[Any] = []
-    for response in (*visit.made, *visit.responses):
-        responses = [other for other in responses if other is not response]
-        responses.append(response)
-    if request is not None and not any(
-        closer == request.close for response in responses for closer in response._resource_closers
-    ):
-        if responses:
-            responses[-1]._resource_closers.append(request.close)
-        else:
-            request.close()
-    for response in responses[:-1]:
-        # Another one took its place; closing it by its own method would tell of the end twice.
-        for closer in response._resource_closers:
-            try:
-                closer()
-            except Exception:
-                logger.exception("closing a response that was not sent failed")
-        response._resource_closers.clear()
-    if not visit.is_started:
-        return  # refused by the engine: nobody was told of it, and its response holds nothing
-    if responses:
-        responses[-1]._handler_class = sender
-        responses[-1].close()
-    else:
-        request_finished.send(sender=sender)

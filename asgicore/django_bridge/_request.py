@@ -12,7 +12,7 @@ from typing import Any
 from django.core.handlers import asgi
 
 from .._meta import add_headers
-from .._target import address
+from .._target import address, split_root_path
 from ._stock import DjangoRequest
 
 __all__ = ["ASGIRequest"]
@@ -41,7 +41,7 @@ class ASGIRequest(DjangoRequest):
         self.path: str = path
         script_name: str = asgi.get_script_prefix(scope)
         self.script_name: str = script_name
-        self.path_info: str = _path_info(path, script_name) if script_name else path
+        self.path_info: str = split_root_path(path, script_name)[1] if script_name else path
         method: str = scope["method"].upper()
         self.method: str = method
         query_string = scope.get("query_string", "")
@@ -75,8 +75,3 @@ class ASGIRequest(DjangoRequest):
             self.content_type: str = ""
             self.content_params: dict[str, str] = {}
         self._stream = body_file
-
-
-def _path_info(path: str, script_name: str) -> str:
-    prefix = script_name.rstrip("/")
-    return path[len(prefix) :] if path == prefix or path.startswith(prefix + "/") else path
