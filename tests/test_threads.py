@@ -1004,6 +1004,14 @@ async def test_wait_for_a_job_that_ends_just_now_returns(monkeypatch: pytest.Mon
         assert await job.wait() == 1
 
 
+async def test_a_waiter_that_is_notified_before_it_waits_returns() -> None:
+    """A job that ends between the making of its waiter and the wait has nobody to wake."""
+    waiter = new_waiter()
+    waiter.notify()
+    with anyio.fail_after(DEADLINE):
+        await waiter
+
+
 # --- the process -----------------------------------------------------------------------------------------
 
 START = """
