@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 from urllib.parse import quote
 
+from ._conditions import build_etag, check_etag, evaluate
 from ._cookies import SameSite, build_set_cookie
+from ._dates import build_http_date, parse_http_date, to_timestamp
 from ._extensions import build_server_timing, encode_trailer_names
 from ._grammar import CONTENT_LENGTH, PATH_CONTROL
 from ._headers import Headers, encode_field, encode_name, find, find_all, pairs
 from ._writer import Trailers
-from .errors import ContentLengthError, InvalidHeaderError, is_status
+from .errors import ContentLengthError, HTTPError, InvalidHeaderError, is_status
 from .types import HeadersInput, RawHeaders, Receive, Scope, Send
 
 __all__ = ["Extras", "HTMLResponse", "JSONResponse", "RedirectResponse", "Response"]
@@ -51,7 +54,7 @@ class Extras:
         TypeError: It is no callable.
     """
 
-    __slots__ = ("background", "debug_info", "trailers")
+    __slots__ = ("background", "debug_info", "is_conditional", "trailers")
 
     def __init__(self, background: Background | None = None) -> None:
         if background is not None:
@@ -59,6 +62,8 @@ class Extras:
         self.background = background
         self.debug_info: Mapping[str, Any] | None = None
         self.trailers: Trailers | None = None
+        self.is_conditional = False
+        """Whether the application has set a validator, against which the preconditions of requests are held."""
 
 
 class Response:
@@ -265,6 +270,37 @@ class Response:
         secure = secure or samesite == "none" or str(key).lower().startswith(("__secure-", "__host-"))
         self.set_cookie(key, "", 0, 0, path, domain, secure, httponly, samesite, partitioned)
 
+    def set_etag(self, value: str | None = None, *, weak: bool = False) -> None:
+        """Give the representation a tag, by which GET and HEAD become conditional (RFC 9110 section 8.8.3).
+
+        Args:
+            value: The tag, with or without its quotes; that of a hash of the body if ``None``.
+            weak: Whether representations that mean the same have the same tag; else it stands for the bytes.
+
+        Raises:
+            InvalidHeaderError: A character may not stand in a tag.
+            UsageError: There is no body to take a hash of.
+        """
+        if value is None:
+            value = blake2b(self._body_to_hash(), digest_size=16).hexdigest()
+        self.headers["etag"] = check_etag(value) if value.endswith('"') else build_etag(value, weak=weak)
+        self._extended().is_conditional = True
+
+    def _body_to_hash(self) -> bytes:
+        return self._body
+
+    @property
+    def last_modified(self) -> datetime | None:
+        """When the representation changed last, in whole seconds, by which GET and HEAD become conditional (RFC 9110
+        section 8.8.2). Takes a ``datetime`` (without a zone: UTC) or seconds since 1970."""
+        value = parse_http_date(self.headers.get("last-modified", "").encode("latin-1"))
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+    @last_modified.setter
+    def last_modified(self, moment: datetime | float) -> None:
+        self.headers["last-modified"] = build_http_date(to_timestamp(moment))
+        self._extended().is_conditional = True
+
     @property
     def background(self) -> Background | None:
         """Called without arguments after the last byte was handed to the server."""
@@ -322,16 +358,45 @@ class Response:
         return self._extras
 
     async def prepare(self, scope: Scope) -> Response:
-        """Fit the response to the request. Called once by the engine before anything is sent, of responses with
+        """Fit the response to the request. Called once by the engine, before anything is sent, for responses with
         :class:`Extras`.
 
+        With a validator (:meth:`set_etag`, :attr:`last_modified`) a GET or HEAD that is conditional on it is
+        answered with 304, or refused with 412 (RFC 9110 section 13).
+
         Returns:
-            What to send: this response or another one, which then brings the background work. Both are closed.
+            What to send: this response, or another one that brings the extras of this. Both are closed.
 
         Raises:
             HTTPError: To be answered with that.
         """
+        if (
+            self._extras is not None
+            and self._extras.is_conditional
+            and 200 <= self.status_code < 300
+            and scope.get("method") in ("GET", "HEAD")
+        ):
+            modified = self.last_modified
+            verdict = evaluate(
+                scope["method"],
+                scope.get("headers") or (),
+                self.headers.get("etag"),
+                None if modified is None else to_timestamp(modified),
+            )
+            if verdict == 412:
+                raise HTTPError(412)
+            if verdict == 304:
+                return self._not_modified()
         return self
+
+    def _not_modified(self) -> Response:
+        """The 304 that stands for this response, without the fields about content (RFC 9110 section 15.4.5)."""
+        about_content = ("content-length", "content-type", "content-encoding", "content-language", "content-range")
+        response = Response.prepared(
+            b"", 304, [field for field in self.raw_headers() if field[0].decode() not in about_content]
+        )
+        response._extras = self._extras
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, as an ASGI application: inside of another framework, or of a bare application.
