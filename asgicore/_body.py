@@ -50,6 +50,9 @@ _FAILED: Final[Message] = {"type": "failed"}
 
 _COROUTINE: Final[type[Any]] = CoroutineType
 
+# ASGI specification, "Applications": what is added to a scope has a name of its own.
+_READER: Final = "asgicore.body"
+
 # How often a parked listener looks whether a part was taken by a task that it knows nothing of.
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
@@ -64,6 +67,12 @@ def _kind(message: object) -> object:
 def _is_last(message: Message | None) -> bool:
     """Whether a message read ahead ends the body."""
     return message is not None and _kind(message) == "http.request" and not message.get("more_body")
+
+
+def find_reader(scope: Scope, receive: Receive) -> Body | None:
+    """Who reads this channel, as far as the scope tells."""
+    reader = scope.get(_READER)
+    return reader if isinstance(reader, Body) and reader._receive == receive else None
 
 
 class _Kept:
@@ -391,11 +400,19 @@ class Body:
 
     def _claim(self, scope: Scope) -> None:
         """See that no other request on this channel has begun to read, and let others see that this one has."""
-        # ASGI specification, "Applications": what is added to a scope has a name of its own.
-        if scope.get("asgicore.receive") == self._receive:
+        reader = find_reader(scope, self._receive)
+        if reader is None:
+            self.be_found(scope)
+        elif reader.lone_scope is not None:
             raise BodyConsumedError("another Request on this channel has read the body; build one and hand that around")
+        else:
+            # A response is being sent here, which listens for the disconnect: two must not take messages.
+            self._receive = reader
+
+    def be_found(self, scope: Scope) -> None:
+        """Let others see that this reads the channel."""
         with suppress(TypeError):  # a scope that nothing can be added to
-            cast("dict[str, Any]", scope)["asgicore.receive"] = self._receive
+            cast("dict[str, Any]", scope)[_READER] = self
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
         """Start :meth:`load`; most bodies are whole with the first message, which is there already.

@@ -6,25 +6,34 @@ Source: ASGI HTTP specification 2.5, "HTTP Connection Scope".
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
 from multidict import CIMultiDictProxy, MultiDictProxy
 
-from ._body import Body
+from ._body import Body, find_reader
 from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
 from ._dates import to_timestamp
 from ._extensions import TLS, encode_links, find_tls
-from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
+from ._headers import (
+    NO_PAIR,
+    decode_request_headers,
+    find,
+    find_all,
+    pairs,
+    parse_content_length,
+    parse_content_type,
+)
 from ._params import parse_query
 from ._target import address, build_url, check_host, host_from_server, split_root_path
 from ._writer import Writer
 from .errors import HTTPError, MalformedBodyError, MalformedRequestError
 from .limits import DEFAULT_LIMITS, Limits
-from .types import RawHeaders, Receive, Scope, Send
+from .types import HeadersInput, RawHeaders, Receive, Scope, Send
 
 __all__ = ["Request"]
 
@@ -46,6 +55,12 @@ def _parse_json(body: bytes, loads: Callable[[str], Any]) -> Any:
         raise MalformedBodyError("body", reason) from exc
 
 
+def _hinter(scope: Scope, receive: Receive, writer: Writer) -> Callable[[Iterable[str]], Awaitable[bool]] | None:
+    """What sends early hints, as long as no response of ours is being sent on that channel."""
+    reader = find_reader(scope, receive)
+    return None if reader is not None and reader.lone_scope is None else writer.send_early_hints
+
+
 def _as_list(fields: Any) -> list[Any]:
     # The list of the scope itself, where it is one: nobody here changes it.
     return fields if fields.__class__ is list else [*fields]
@@ -62,6 +77,7 @@ class Request:
             is noted there, so that another request on the same channel does not wait for what is gone.
         receive: The server's channel, or the :class:`Body` that owns it already.
         send: The server's channel for the response, for :meth:`send_early_hints`; not needed where a ``Body`` is given.
+            Hints sent after a start that went out by other means than a :class:`Response` are the caller's mistake.
         limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
     """
 
@@ -81,7 +97,7 @@ class Request:
             if send is not None:
                 writer = Writer(send)
                 writer.extensions = self.extensions
-                self._body.find_hinter = lambda: writer.send_early_hints
+                self._body.find_hinter = partial(_hinter, scope, receive, writer)
         self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None
@@ -242,7 +258,12 @@ class Request:
         return None if value is None else parse_content_length(value)
 
     def check_preconditions(
-        self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True
+        self,
+        *,
+        etag: str | None = None,
+        last_modified: datetime | float | None = None,
+        exists: bool = True,
+        headers: HeadersInput | None = None,
     ) -> None:
         """Hold the preconditions against what is there now, before anything is changed (RFC 9110 section 13).
 
@@ -255,6 +276,8 @@ class Request:
             etag: The current tag, with its quotes; ``None`` if it has none.
             last_modified: When it changed last, a ``datetime`` (without a zone: UTC) or seconds since 1970.
             exists: Whether there is anything; ``If-None-Match: *`` asks for nothing to be there.
+            headers: Further fields of the answer. Those that a 200 would have and caches go by belong on a 304, too:
+                ``cache-control``, ``content-location``, ``expires``, ``vary``.
 
         Raises:
             HTTPError: 412, or 304 for a GET or HEAD whose client has it already.
@@ -268,7 +291,7 @@ class Request:
             exists=exists,
         )
         if verdict is not None:
-            raise HTTPError(verdict, headers={} if etag is None else {"etag": etag})
+            raise HTTPError(verdict, headers=[*pairs(headers), *(() if etag is None else (("etag", etag),))])
 
     # --- where it came from --------------------------------------------------------------------------
 
@@ -323,7 +346,8 @@ class Request:
             links: Values of ``link`` fields (RFC 8288).
 
         Returns:
-            Whether it was sent: ``False`` if the server does not offer it, or the response was started.
+            Whether it was sent: ``False`` if there are no links, the server does not offer it, or the response was
+            started.
 
         Raises:
             InvalidHeaderError: A link must not leave.
