@@ -6,10 +6,10 @@ Source: ASGI specification, "Extensions", "Websocket Denial Response".
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any, Final
 
-from ._body import Body, find_reader
+from ._body import Body
+from ._channel import Channel, find_channel
 from ._exchange import Exchange
 from ._handler import Handler
 from ._headers import list_headers
@@ -17,7 +17,7 @@ from ._lifespan import as_http, is_connecting, offers_denial, refuse_websocket
 from ._response import Response
 from ._threads import SHARED
 from ._watch import run_shielded
-from .errors import HTTPError, ServerProtocolError
+from .errors import ClientDisconnectedError, HTTPError, ServerProtocolError
 from .limits import Limits
 from .types import Message, Receive, Scope, Send
 
@@ -25,22 +25,19 @@ __all__ = ["serve_alone"]
 
 logger = logging.getLogger("asgicore")
 
-_DISCONNECT: Final = {"type": "http.disconnect"}
-
 
 class _Answered(dict[str, Any]):
     """A scope with the response that was made to it already."""
 
-    __slots__ = ("reader", "response", "shared")
+    __slots__ = ("channel", "response")
 
-    def __init__(self, scope: Scope, response: Response, reader: Body | None) -> None:
+    def __init__(self, scope: Scope, response: Response, channel: Channel) -> None:
         super().__init__(scope)
         if type(scope.get("headers")) is not list:
             # The specification allows any iterable, and an iterator can be read once.
             self["headers"] = list_headers(scope.get("headers"))
         self.response = response
-        self.reader = reader
-        self.shared = scope
+        self.channel = channel
 
 
 class _Alone(Handler):
@@ -51,8 +48,8 @@ class _Alone(Handler):
     """
 
     def create_request(self, scope: Any, body: Body) -> tuple[Response, None]:
-        if scope.reader is None:
-            body.be_found(scope.shared)
+        if scope.channel.reader is None:
+            scope.channel.reader = body
         return scope.response, None
 
     async def run_get_response(self, request: Response) -> Response:
@@ -79,19 +76,32 @@ async def serve_alone(response: Response, scope: Scope, receive: Receive, send: 
     if kind == "websocket":
         await _deny(response, scope, receive, send)
     elif kind == "http":
-        reader = find_reader(scope, receive)
-        if reader is not None:
-            reader.find_hinter = None
-            receive = partial(_receive_disconnect, reader)
-        await _ALONE.handle(_Answered(scope, response, reader), receive, send)
+        channel = find_channel(scope, receive)
+        channel.is_answered = True
+        answered = _Answered(scope, response, channel)
+        if channel.reader is None:
+            await _ALONE.handle(answered, receive, send)
+        else:
+            await _serve_beside(channel.reader, answered, send)
     else:
         raise ServerProtocolError(f"a response answers an http or websocket scope, not {kind!r}")
 
 
-async def _receive_disconnect(reader: Body) -> Message:
-    """What is left to receive on a channel that a request reads."""
-    await reader.listen()
-    return _DISCONNECT
+async def _serve_beside(reader: Body, scope: _Answered, send: Send) -> None:
+    """Send a response where a request, of which it may be made, reads the channel."""
+
+    async def receive_disconnect() -> Message:
+        await reader.listen()
+        return {"type": "http.disconnect"}
+
+    try:
+        await _ALONE.handle(scope, receive_disconnect, send)
+    except Exception as exc:
+        if not reader.is_disconnected:
+            raise
+        # The request was told, and the response only of what came of it.
+        level = logging.DEBUG if isinstance(exc, ClientDisconnectedError) else logging.INFO
+        logger.log(level, "the client left, then %s was raised", type(exc).__name__, exc_info=exc)
 
 
 async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +114,7 @@ async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) 
         elif await is_connecting(receive):
             is_taken = True
             scope, receive, send = as_http(scope, receive, send)
-            await _ALONE.handle(_Answered(scope, response, None), receive, send)
+            await _ALONE.handle(_Answered(scope, response, Channel(receive)), receive, send)
     finally:
         if not is_taken:
             await run_shielded(_ALONE._close_unseen(response), _ALONE.limits.close_timeout_seconds)

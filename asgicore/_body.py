@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from anyio import CancelScope, Event, Lock, move_on_after
 from anyio.lowlevel import checkpoint
 
+from ._channel import find_channel
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import REQUEST, RequestEvent, RequestState
@@ -50,9 +51,6 @@ _FAILED: Final[Message] = {"type": "failed"}
 
 _COROUTINE: Final[type[Any]] = CoroutineType
 
-# ASGI specification, "Applications": what is added to a scope has a name of its own.
-_READER: Final = "asgicore.body"
-
 # How often a parked listener looks whether a part was taken by a task that it knows nothing of.
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
@@ -67,12 +65,6 @@ def _kind(message: object) -> object:
 def _is_last(message: Message | None) -> bool:
     """Whether a message read ahead ends the body."""
     return message is not None and _kind(message) == "http.request" and not message.get("more_body")
-
-
-def find_reader(scope: Scope, receive: Receive) -> Body | None:
-    """Who reads this channel, as far as the scope tells."""
-    reader = scope.get(_READER)
-    return reader if isinstance(reader, Body) and reader._receive == receive else None
 
 
 class _Kept:
@@ -400,19 +392,15 @@ class Body:
 
     def _claim(self, scope: Scope) -> None:
         """See that no other request on this channel has begun to read, and let others see that this one has."""
-        reader = find_reader(scope, self._receive)
-        if reader is None:
-            self.be_found(scope)
-        elif reader.lone_scope is not None:
+        channel = find_channel(scope, self._receive)
+        if channel.is_read:
             raise BodyConsumedError("another Request on this channel has read the body; build one and hand that around")
+        channel.is_read = True
+        if channel.reader is None:
+            channel.reader = self
         else:
-            # A response is being sent here, which listens for the disconnect: two must not take messages.
-            self._receive = reader
-
-    def be_found(self, scope: Scope) -> None:
-        """Let others see that this reads the channel."""
-        with suppress(TypeError):  # a scope that nothing can be added to
-            cast("dict[str, Any]", scope)[_READER] = self
+            # A response is being sent here, which listens for the disconnect.
+            self._receive = channel.reader
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
         """Start :meth:`load`; most bodies are whole with the first message, which is there already.

@@ -14,7 +14,8 @@ from typing import Any, Final, cast
 
 from multidict import CIMultiDictProxy, MultiDictProxy
 
-from ._body import Body, find_reader
+from ._body import Body
+from ._channel import find_channel
 from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
 from ._dates import to_timestamp
@@ -56,9 +57,8 @@ def _parse_json(body: bytes, loads: Callable[[str], Any]) -> Any:
 
 
 def _hinter(scope: Scope, receive: Receive, writer: Writer) -> Callable[[Iterable[str]], Awaitable[bool]] | None:
-    """What sends early hints, as long as no response of ours is being sent on that channel."""
-    reader = find_reader(scope, receive)
-    return None if reader is not None and reader.lone_scope is None else writer.send_early_hints
+    """What sends early hints, as long as no response of ours was sent on that channel."""
+    return None if find_channel(scope, receive).is_answered else writer.send_early_hints
 
 
 def _as_list(fields: Any) -> list[Any]:

@@ -595,7 +595,7 @@ async def test_finished_hook_gets_the_response_that_was_sent() -> None:
 
     class Noting(Handler):
         async def request_finished(self, request: Any, response: Response | None) -> None:
-            finished.append(response and response.status_code)
+            finished.append(None if response is None else response.status_code)
 
     async def endpoint(request: Request) -> Response:
         return tagged()

@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"_watch"},
     {"_jobs"},
     {"_threads"},
-    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
+    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_channel"},
     {"_body", "_files"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
