@@ -214,6 +214,8 @@ class Handler:
             send = limit_send(send, limits.send_timeout_seconds)
         exchange = Exchange(scope, body, send, self.chunk_size)
         try:
+            # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
+            outer = self._outer_scope() if self._cancels else None
             try:
                 exchange.request, response = self._open(scope, body)
                 if response is not None:
@@ -222,8 +224,8 @@ class Handler:
                 elif self._keeps:
                     if self._reads_itself:
                         body.adopt(await self.read_body(body))
-                    elif (rest := body.begin()) is not None:
-                        await self._load(exchange, rest)
+                    elif (rest := body.load() if outer is EARLY else body.begin()) is not None:
+                        await self._load(exchange, rest, outer)
             except Exception as exc:
                 exchange.take(self._answer(exchange, exc))
             exchange.is_begun = True
@@ -232,7 +234,6 @@ class Handler:
                 coro = timed(coro, str(exchange))
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
             # next() with a default does so without the exception that send() ends with.
-            outer = self._outer_scope() if self._cancels else None
             if outer is EARLY:
                 with CancelScope() as exchange.cancel_scope:
                     yielded = next(coro.__await__(), _FINISHED)
@@ -277,12 +278,12 @@ class Handler:
                 if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
 
-    async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None]) -> None:
+    async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None], outer: Outer) -> None:
         """Wait for the rest of the body."""
         self._waiting.add(exchange)
         try:
             if self._cancels:
-                with CancelScope() as exchange.cancel_scope:
+                with CancelScope() if outer is EARLY else self._scope_around(outer) as exchange.cancel_scope:
                     await rest
             else:
                 await rest
