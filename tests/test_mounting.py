@@ -15,7 +15,7 @@ import pytest
 from fakes import EMPTY, Channel, Message, body_messages, call, http_scope
 from faults import Server, check_messages, on_asyncio, turn
 
-from asgicore import Handler, HTTPError, JSONResponse, Request, Response, StreamingResponse
+from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
 
 MOUNT = "/mount"
 
@@ -134,12 +134,7 @@ def fastapi(handler: Any) -> Any:
 
 def litestar(handler: Any) -> Any:
     module = pytest.importorskip("litestar")
-
-    async def mounted(scope: Any, receive: Any, send: Any) -> None:
-        await handler(scope, receive, send)
-
-    mounted.__annotations__.update(dict.fromkeys(("scope", "receive", "send"), Any))  # which Litestar evaluates
-    return module.Litestar([module.asgi(MOUNT, is_mount=True, copy_scope=True)(mounted)], logging_config=None)
+    return module.Litestar([module.asgi(MOUNT, is_mount=True, copy_scope=True)(handler)], logging_config=None)
 
 
 def quart(handler: Any) -> Any:
@@ -435,8 +430,9 @@ async def test_response_that_fails_in_starlette_is_starlettes(name: str, path: s
     server = Server()
     with pytest.raises(LookupError):
         await serve(answering(lambda request: ANSWERS[name]()), server, path=path, raw_path=path.encode())
-    check_messages(server.sent, complete=(name == "unpreparable") or None)
-    assert server.sent[0]["status"] == (500 if name == "unpreparable" else server.status)
+    # BaseHTTPMiddleware ends what it was not told the end of, and raises then.
+    check_messages(server.sent, complete=name == "unpreparable" or path == "/base")
+    assert server.status == (500 if name == "unpreparable" else 200)
 
 
 async def test_response_made_of_the_upload_of_a_starlette_request_comes_back() -> None:
@@ -680,3 +676,76 @@ async def test_middleware_of_ones_own_wraps_a_handler_and_a_response() -> None:
     for app in (Site().handler, Response(b"a")):
         channel = await get(stamped(app), "/where")
         assert (b"x-stamp", b"1") in channel.headers
+
+
+Wait = Callable[[Any], Any]
+
+
+async def in_a_group(function: Any) -> Any:
+    """As Starlette's BaseHTTPMiddleware receives: in a task group, beside a task that waits for something else."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep_forever)
+        result = await function()
+        group.cancel_scope.cancel()
+    return result
+
+
+async def with_timeout(function: Any) -> Any:
+    with anyio.fail_after(60):
+        return await function()
+
+
+@pytest.mark.parametrize("body", ["spool", "stream"])
+@pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
+@pytest.mark.parametrize("seconds", [None, 60], ids=["no timeout", "timeout"])
+@pytest.mark.parametrize("around", [in_a_group, with_timeout])
+async def test_middleware_that_waits_in_scopes_of_its_own_wraps_a_handler(
+    around: Wait, seconds: float | None, on_disconnect: Any, body: Any
+) -> None:
+    """Scopes nest, whoever entered them first: those of a receive() that waits, and those of a send()."""
+
+    async def endpoint(request: Request) -> Response:
+        upload = await request.body()
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield upload
+            await turn()
+            yield b"!"
+
+        return StreamingResponse(parts())
+
+    handler = Handler(endpoint, body=body, on_disconnect=on_disconnect, limits=Limits(body_timeout_seconds=seconds))
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        await handler(scope, partial(around, receive), lambda message: around(partial(send, message)))
+
+    server = Server(body_messages(b"a", b"b"), suspend=True)
+    with anyio.CancelScope():
+        await serve(middleware, server)
+    check_messages(server.sent, complete=True)
+    assert server.body == b"ab!"
+
+
+@pytest.mark.parametrize("around", [in_a_group, with_timeout])
+async def test_closing_a_handler_whose_middleware_waits_in_scopes_ends_the_upload(around: Wait) -> None:
+    """The scope that is cancelled lies around those that the middleware has entered."""
+    handler = Handler(Site().endpoint)
+    waiting = anyio.Event()
+
+    async def receive() -> Message:
+        waiting.set()
+        await anyio.sleep_forever()
+        raise AssertionError("not reached")
+
+    server = Server()
+
+    async def one() -> None:
+        await handler(http_scope(), partial(around, receive), server.send)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            await waiting.wait()
+            await handler.aclose(0)
+    check_messages(server.sent, complete=True)
+    assert server.status == 503
