@@ -378,6 +378,16 @@ async def test_synchronous_stream_that_is_not_sent_is_closed_unread() -> None:
     assert closed == ["closed", "closed"]
 
 
+def test_background_work_can_be_taken_away() -> None:
+    """``None`` is none; what cannot be called is refused where it is set."""
+    response = Response(background=list)
+    response.background = None
+    assert response.background is None
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="background takes a function"):
+        response.background = wrong
+
+
 @pytest.mark.parametrize("fields", [{"if_none_match": TAG}, {"if_none_match": '"v0"'}], ids=["304", "200"])
 async def test_background_work_runs_after_either_answer(fields: dict[str, str]) -> None:
     """A client that has the content is served, too."""

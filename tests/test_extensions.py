@@ -578,6 +578,19 @@ async def test_message_that_sends_a_file_to_its_end_is_not_counted(file: Any) ->
 
 
 @pytest.mark.parametrize("kind", [PATHSEND, ZEROCOPY])
+async def test_message_that_sends_a_file_of_no_declared_length_passes(kind: str, file: Any) -> None:
+    """There is nothing to hold it against."""
+    channel = Channel()
+    writer = writer_of(channel, kind)
+    await writer({"type": "http.response.start", "status": 200, "headers": []})
+    await writer(
+        {"type": PATHSEND, "path": file.name} if kind == PATHSEND else {"type": kind, "file": file, "count": 3}
+    )
+    checked(channel, kind)
+    assert writer.is_done
+
+
+@pytest.mark.parametrize("kind", [PATHSEND, ZEROCOPY])
 async def test_message_that_sends_a_file_for_head_is_an_empty_body(kind: str, file: Any) -> None:
     """HEAD has no body, whatever it is made of."""
     channel = Channel()
@@ -745,6 +758,14 @@ async def test_hints_with_a_link_that_must_not_leave_raise(link: Any, extensions
 
     assert types(checked(await call(Handler(endpoint), extensions=extensions))) == ["start", "body"]
     assert raised
+
+
+async def test_hints_of_a_writer_with_a_single_text_raise() -> None:
+    """Its characters would be the links."""
+    channel = Channel()
+    with pytest.raises(TypeError, match="each link as an argument of its own"):
+        await writer_of(channel, HINT).send_early_hints(LINK)
+    assert not channel.sent
 
 
 async def test_hints_without_links_are_none() -> None:

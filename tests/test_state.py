@@ -54,15 +54,31 @@ def test_request_after_events_is_in_state(events: str, state: RequestState | Non
         pytest.param("SLL", None, id="second end"),
         pytest.param("FS", None, id="start after a failure"),
         pytest.param("SFL", None, id="end after a failure"),
+        pytest.param("HHS", ResponseState.BODY, id="hints before the start"),
+        pytest.param("SH", None, id="hint after the start"),
+        pytest.param("SLH", None, id="hint after the end"),
+        pytest.param("SPB", ResponseState.TRAILERS, id="body ended, trailers to come"),
+        pytest.param("SBTE", ResponseState.DONE, id="trailers"),
+        pytest.param("SBF", ResponseState.BROKEN, id="failed between body and trailers"),
+        pytest.param("SBL", None, id="second end, where trailers have to come"),
+        pytest.param("SBP", None, id="body where trailers have to come"),
+        pytest.param("SE", None, id="trailers within the body"),
+        pytest.param("SLE", None, id="trailers that were not announced"),
+        pytest.param("SBEE", None, id="trailers after the end"),
     ],
 )
 def test_response_after_events_is_in_state(events: str, state: ResponseState | None) -> None:
-    """In "Response Start" and "Response Body": one start, parts, one end; nothing after it or after a failure."""
+    """In "Response Start", "Response Body" and "Extensions": one start, parts, one end; nothing after it or after a
+    failure."""
     names = {
         "S": ResponseEvent.START,
         "P": ResponseEvent.PART,
         "L": ResponseEvent.LAST_PART,
         "F": ResponseEvent.FAILURE,
+        "H": ResponseEvent.HINTS,
+        "B": ResponseEvent.LAST_PART_BEFORE_TRAILERS,
+        "T": ResponseEvent.TRAILERS,
+        "E": ResponseEvent.LAST_TRAILERS,
     }
     found: ResponseState | None = ResponseState.IDLE
     for event in events:
@@ -72,11 +88,12 @@ def test_response_after_events_is_in_state(events: str, state: ResponseState | N
 
 
 def test_tables_of_transitions_know_every_state() -> None:
-    """No state lacks a row, and every state but the first is reached from another."""
+    """No state lacks a row, and every state is reached, the first one by what does not leave it."""
     assert set(REQUEST) == set(RequestState)
     assert set(RESPONSE) == set(ResponseState)
     assert {state for row in REQUEST.values() for state in row.values()} == set(RequestState)
-    assert {state for row in RESPONSE.values() for state in row.values()} == set(ResponseState) - {ResponseState.IDLE}
+    assert {state for row in RESPONSE.values() for state in row.values()} == set(ResponseState)
+    assert RESPONSE[ResponseState.IDLE][ResponseEvent.HINTS] is ResponseState.IDLE
 
 
 @settings(deadline=None)
