@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from fakes import EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, on_asyncio, turn
+from faults import Server, check_messages, turn
 
 from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
 
@@ -158,15 +158,7 @@ def quart_by_hand(handler: Any) -> Any:
     return app
 
 
-ANYWHERE = [starlette, starlette_with_middleware, fastapi]
-ASYNCIO_ALONE = [litestar, quart, quart_by_hand]
-FRAMEWORKS = [*ANYWHERE, *ASYNCIO_ALONE]
-
-
-@pytest.fixture
-def backend_of_framework(framework: Any, anyio_backend_name: str) -> None:
-    if framework in ASYNCIO_ALONE and anyio_backend_name != "asyncio":
-        pytest.skip(f"{framework.__name__} is for asyncio alone")
+FRAMEWORKS = [starlette, starlette_with_middleware, fastapi, litestar, quart, quart_by_hand]
 
 
 everywhere = pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -174,7 +166,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # theirs
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 async def test_handler_mounted_knows_where_it_is(framework: Any) -> None:
     """root_path is the mount point and path_info what is below it; a nested mount adds to the server's own."""
     app = framework(Site().handler)
@@ -185,7 +176,7 @@ async def test_handler_mounted_knows_where_it_is(framework: Any) -> None:
         assert answer == b'["/mount","/where","/mount/where","http://testserver/mount/where"]'
 
 
-@pytest.mark.parametrize("framework", ANYWHERE)
+@pytest.mark.parametrize("framework", [starlette, starlette_with_middleware, fastapi])
 async def test_handler_mounted_below_a_root_path_knows_where_it_is(framework: Any) -> None:
     """A proxy has given the outer application a place already."""
     app = framework(Site().handler)
@@ -194,7 +185,6 @@ async def test_handler_mounted_below_a_root_path_knows_where_it_is(framework: An
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 async def test_handler_mounted_answers(framework: Any) -> None:
     """A body in several messages, any method, and a stream."""
     app = framework(Site().handler)
@@ -209,7 +199,6 @@ async def test_handler_mounted_answers(framework: Any) -> None:
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 async def test_handler_mounted_has_its_errors_answered_by_itself(
     framework: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,7 +212,6 @@ async def test_handler_mounted_has_its_errors_answered_by_itself(
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 async def test_handler_mounted_that_fails_within_a_stream_aborts(framework: Any) -> None:
     """The error passes the framework and reaches the server; no end is sent."""
     app = framework(Site().handler)
@@ -237,7 +225,6 @@ async def test_handler_mounted_that_fails_within_a_stream_aborts(framework: Any)
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 async def test_handler_mounted_runs_background_work(framework: Any) -> None:
     """After the last byte."""
     site = Site()
@@ -246,7 +233,6 @@ async def test_handler_mounted_runs_background_work(framework: Any) -> None:
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 @pytest.mark.parametrize("name", ["wait", "forever"])
 async def test_handler_mounted_is_cancelled_when_the_client_leaves(framework: Any, name: str) -> None:
     """Endpoint and stream; the framework hears of no error."""
@@ -271,7 +257,6 @@ async def test_handler_mounted_is_cancelled_when_the_client_leaves(framework: An
 
 
 @everywhere
-@pytest.mark.usefixtures("backend_of_framework")
 async def test_handler_mounted_has_the_state_of_the_server(framework: Any) -> None:
     """A lifespan is the outer application's: what that yields is in the scope of all requests."""
     channel = await get(framework(Site().handler), f"{MOUNT}/state", state={"pool": "of the server"})
@@ -593,7 +578,6 @@ async def test_response_from_a_fastapi_exception_handler_is_sent() -> None:
 # --- responses in Litestar -----------------------------------------------------------------------------------
 
 
-@on_asyncio
 async def test_response_returned_from_a_litestar_handler_is_sent() -> None:
     """Annotated as what it is: an ASGI application."""
     module = pytest.importorskip("litestar")
@@ -613,7 +597,6 @@ async def test_response_returned_from_a_litestar_handler_is_sent() -> None:
     assert channel.body == b"ab"
 
 
-@on_asyncio
 async def test_response_called_in_a_litestar_asgi_handler_is_sent() -> None:
     """Where Litestar hands over scope and channels, they are used as anywhere."""
     module = pytest.importorskip("litestar")
