@@ -21,8 +21,8 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables"},
-    {"_headers", "_params", "_cookies", "_target"},
+    {"_grammar", "_state", "_callables", "_encoders"},
+    {"_headers", "_params", "_cookies", "_target", "_accept"},
     {"_meta", "_extensions"},
     {"_watch"},
     {"_jobs"},
@@ -31,7 +31,8 @@ LAYERS: list[set[str]] = [
     {"_body", "_files"},
     {"_request", "_response"},
     {"_streaming_response"},
-    {"_exchange"},
+    {"_exchange", "_encoded"},
+    {"_compression"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
@@ -70,6 +71,10 @@ OPTIONAL = [
     "httpx",
     "uvloop",
     "starlette",
+    "brotli",
+    "brotlicffi",
+    "zstandard",
+    "backports.zstd",
 ]
 
 
