@@ -131,9 +131,9 @@ def _is_range(value: str) -> bool:
 
 
 def _offered(offer: str) -> _Member:
-    for member in _members(offer.encode()):
-        if _is_range(member.value) and "*" not in member.value:
-            return member
+    members = list(_members(offer.encode()))
+    if len(members) == 1 and _is_range(members[0].value) and "*" not in members[0].value:
+        return members[0]
     raise ValueError(f"an offer is a media type such as 'text/html', not {offer!r}")
 
 

@@ -79,7 +79,7 @@ class Compression:
 
     encodings: Sequence[str] | None = None
     minimum_bytes: int = 1024
-    levels: Mapping[str, int] = MappingProxyType({})
+    levels: Mapping[str, int] = field(default_factory=dict[str, int])
     content_types: Collection[str] | Callable[[str], bool] = is_compressible
     _codecs: dict[str, tuple[Codec, int]] = field(init=False, repr=False)
     _offers: tuple[str, ...] = field(init=False, repr=False)
