@@ -104,8 +104,13 @@ class Compression:
         set_once(self, "_codecs", chosen)
         set_once(self, "_offers", tuple(chosen))
 
-    async def apply(self, scope: Scope, response: Response) -> Response:
+    async def apply(self, scope: Scope, response: Response, given: Response | None = None) -> Response:
         """Compress a response, if the client, the response and its length allow it.
+
+        Args:
+            scope: Of the request.
+            response: Fitted to the request: see :meth:`Response.prepare`.
+            given: What it was before, if it is another one: a 304 does not tell the type of what it stands for.
 
         Returns:
             The response itself, or another one with its background work. One that streams closes the one it is made
@@ -121,10 +126,12 @@ class Compression:
         if status < 200 or status in (204, 205, 206):
             return response
         raw = response.raw_headers()
-        if not self._may_encode(raw, status):
-            return response
         if status == 304:
-            return derive(response, _revalidated(scope, raw))
+            fields_of_content = raw if given is None or given is response else given.raw_headers()
+            is_open = self._may_encode(fields_of_content, is_unknown_open=fields_of_content is raw)
+            return derive(response, _revalidated(scope, raw)) if is_open else response
+        if not self._may_encode(raw):
+            return response
         declared = find(raw, b"content-length")
         size = int(declared) if declared is not None else None if is_stream else len(response.body)
         if size is not None and size < self.minimum_bytes:
@@ -147,8 +154,8 @@ class Compression:
         fields.append((b"content-length", b"%d" % len(body)))
         return derive(response, fields, body)
 
-    def _may_encode(self, raw: RawHeaders, status: int) -> bool:
-        """Whether the fields allow it. A 304 does not tell its type."""
+    def _may_encode(self, raw: RawHeaders, is_unknown_open: bool = False) -> bool:
+        """Whether the fields allow it; without a type, ``is_unknown_open``."""
         media_type: str | None = None
         for name, value in raw:
             if name in _FORBIDDING or (name == b"cache-control" and b"no-transform" in value.lower()):
@@ -156,7 +163,7 @@ class Compression:
             if name == b"content-type":
                 media_type = value.partition(b";")[0].strip().lower().decode("latin-1")
         if media_type is None:
-            return status == 304
+            return is_unknown_open
         if callable(self.content_types):
             return media_type != _EVENT_STREAM and self.content_types(media_type)
         return media_type in self.content_types

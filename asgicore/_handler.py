@@ -373,19 +373,22 @@ class Handler:
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
         """Fit the response to the request."""
+        # The request's own scope: its fields are a list, whatever the server gave.
+        request = exchange.request
+        scope = request.scope if isinstance(request, Request) else exchange.scope
+        prepared = response
         if response._extras is not None:
-            prepared = await response.prepare(exchange.scope)
+            prepared = await response.prepare(scope)
             if prepared is not response:
                 exchange.take(prepared)
-            response = prepared
-        if self._compression is not None:
-            compressed = await self._compression.apply(exchange.scope, response)
-            if compressed is not response:
-                if isinstance(compressed, StreamingResponse):
-                    exchange.forget(response)  # closed by the one that is made from it
-                exchange.take(compressed)
-            response = compressed
-        return response
+        if self._compression is None:
+            return prepared
+        compressed = await self._compression.apply(scope, prepared, response)
+        if compressed is not prepared:
+            if isinstance(compressed, StreamingResponse):
+                exchange.forget(prepared)  # closed by the one that is made from it
+            exchange.take(compressed)
+        return compressed
 
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""

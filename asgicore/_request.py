@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
@@ -14,13 +15,15 @@ from multidict import CIMultiDictProxy, MultiDictProxy
 
 from ._accept import best_encoding, best_language, best_type
 from ._body import Body
+from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
+from ._dates import to_timestamp
 from ._extensions import TLS, encode_links, find_tls
 from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
 from ._params import parse_query
 from ._target import address, build_url, check_host, host_from_server, split_root_path
 from ._writer import Writer
-from .errors import MalformedBodyError, MalformedRequestError
+from .errors import HTTPError, MalformedBodyError, MalformedRequestError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import RawHeaders, Receive, Scope, Send
 
@@ -300,6 +303,37 @@ class Request:
             return b",".join(find_all(self._fields(), name))
         except (AttributeError, TypeError, ValueError):
             raise MalformedRequestError("headers", NO_PAIR) from None
+
+    # --- conditions ----------------------------------------------------------------------------------
+
+    def check_preconditions(
+        self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True
+    ) -> None:
+        """Hold the preconditions against what is there now, before anything is changed (RFC 9110 section 13).
+
+        ::
+
+            request.check_preconditions(etag=note.etag)  # a PUT with If-Match of an older version: 412
+            note.update(await request.json())
+
+        Args:
+            etag: The current tag, with its quotes; ``None`` if it has none.
+            last_modified: When it changed last, a ``datetime`` (without a zone: UTC) or seconds since 1970.
+            exists: Whether there is anything; ``If-None-Match: *`` asks for nothing to be there.
+
+        Raises:
+            HTTPError: 412, or 304 for a GET or HEAD whose client has it already.
+            InvalidHeaderError: ``etag`` is no tag.
+        """
+        verdict = evaluate(
+            self.method,
+            self.raw_headers,
+            None if etag is None else check_etag(etag),
+            None if last_modified is None else to_timestamp(last_modified),
+            exists=exists,
+        )
+        if verdict is not None:
+            raise HTTPError(verdict, headers={} if etag is None else {"etag": etag})
 
     # --- where it came from --------------------------------------------------------------------------
 

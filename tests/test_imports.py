@@ -21,8 +21,8 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables", "_encoders"},
-    {"_headers", "_params", "_cookies", "_target", "_accept"},
+    {"_grammar", "_state", "_callables", "_dates", "_encoders"},
+    {"_headers", "_params", "_cookies", "_target", "_accept", "_conditions"},
     {"_meta", "_extensions"},
     {"_watch"},
     {"_jobs"},
@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
     {"_body", "_files"},
     {"_request", "_response"},
-    {"_streaming_response"},
+    {"_responses", "_streaming_response"},
     {"_exchange", "_encoded"},
     {"_compression"},
     {"_handler"},
