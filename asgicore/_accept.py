@@ -6,7 +6,7 @@ Sources: RFC 9110 sections 12.4 and 12.5, RFC 4647 sections 3.3.1 and 3.4.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -24,6 +24,9 @@ _MAX_BYTES: Final = 4096
 
 # More than any client sends; what comes after them counts for nothing. 128 take 0.4 ms, 2,048 would take 6.
 _MAX_MEMBERS: Final = 128
+
+# RFC 5646 section 4.4.1: the longest tag without private or repeated subtags has 35 characters.
+_MAX_TAG: Final = 64
 
 # What is kept: so many answers for each field, of values up to this length: half a megabyte at most.
 _KEPT: Final = 256
@@ -71,16 +74,18 @@ def _remembered(field: str) -> Callable[[Choose], Choose]:
 # --- lists with weights ----------------------------------------------------------------------------------
 
 
-def _members(value: bytes) -> Iterator[_Member]:
+def _members(value: bytes) -> list[_Member]:
     """The members of a field, those that are malformed left out."""
     text = value.decode("latin-1").lower()
-    members = _MEMBER.findall(text) if '"' in text else text.split(",")
-    for member in islice(filter(None, members), _MAX_MEMBERS):
+    members: list[_Member] = []
+    pieces: list[str] = _MEMBER.findall(text) if '"' in text else text.split(",")
+    for member in islice(filter(None, pieces), _MAX_MEMBERS):
         name, *rest = _PARAMETER.findall(member) if '"' in member else member.split(";")
         if (parameters := _parameters(rest)) is not None:
             weight = parameters.pop("q", "1")
             if _QVALUE.fullmatch(weight):
-                yield _Member(name.strip(), parameters, float(weight))
+                members.append(_Member(name.strip(), parameters, float(weight)))
+    return members
 
 
 def _parameters(pieces: list[str]) -> dict[str, str] | None:
@@ -131,7 +136,7 @@ def _is_range(value: str) -> bool:
 
 
 def _offered(offer: str) -> _Member:
-    members = list(_members(offer.encode()))
+    members = _members(offer.encode())
     if len(members) == 1 and _is_range(members[0].value) and "*" not in members[0].value:
         return members[0]
     raise ValueError(f"an offer is a media type such as 'text/html', not {offer!r}")
@@ -214,7 +219,7 @@ def best_language(value: bytes, offers: tuple[str, ...]) -> str | None:
     """
     weights: dict[str, float] = {}
     for member in _members(value):
-        if TOKEN.fullmatch(member.value) and not member.parameters:
+        if len(member.value) <= _MAX_TAG and TOKEN.fullmatch(member.value) and not member.parameters:
             weights.setdefault(member.value, member.weight)
     if not weights:
         return offers[0] if offers else None
@@ -232,8 +237,7 @@ def best_language(value: bytes, offers: tuple[str, ...]) -> str | None:
     return None
 
 
-def _cut(tag: str) -> Iterator[str]:
+def _cut(tag: str) -> list[str]:
     """The tag, and what is left of it when one subtag after the other is taken from its end."""
-    while tag:
-        yield tag
-        tag = tag.rpartition("-")[0]
+    subtags = tag.split("-")
+    return ["-".join(subtags[:size]) for size in range(len(subtags), 0, -1)]

@@ -126,12 +126,12 @@ class Compression:
         if status < 200 or status in (204, 205, 206):
             return response
         raw = response.raw_headers()
-        if status == 304:
-            fields_of_content = raw if given is None or given is response else given.raw_headers()
-            is_open = self._may_encode(fields_of_content, is_unknown_open=fields_of_content is raw)
-            return derive(response, _revalidated(scope, raw)) if is_open else response
-        if not self._may_encode(raw):
+        # A 304 says little of its content; the response that it stands for does.
+        about = given.raw_headers() if status == 304 and given is not None else raw
+        if not self._may_encode(about, is_unknown_open=status == 304):
             return response
+        if status == 304:
+            return derive(response, _revalidated(scope, raw))
         declared = find(raw, b"content-length")
         size = int(declared) if declared is not None else None if is_stream else len(response.body)
         if size is not None and size < self.minimum_bytes:
@@ -154,7 +154,7 @@ class Compression:
         fields.append((b"content-length", b"%d" % len(body)))
         return derive(response, fields, body)
 
-    def _may_encode(self, raw: RawHeaders, is_unknown_open: bool = False) -> bool:
+    def _may_encode(self, raw: RawHeaders, is_unknown_open: bool) -> bool:
         """Whether the fields allow it; without a type, ``is_unknown_open``."""
         media_type: str | None = None
         for name, value in raw:
