@@ -192,10 +192,15 @@ class Counting:
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder
-        self.flush = encoder.flush
 
     threads: set[int]
     sizes: list[int]
+    flushes: list[int]
+
+    def flush(self, mode: int = zlib.Z_FINISH) -> bytes:
+        Counting.flushes.append(mode)
+        encoded: bytes = self._encoder.flush(mode)
+        return encoded
 
     def compress(self, data: bytes) -> bytes:
         Counting.threads.add(threading.get_ident())
@@ -208,7 +213,7 @@ class Counting:
 def counting(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
     build = zlib.compressobj
     monkeypatch.setattr(zlib, "compressobj", lambda *arguments: Counting(build(*arguments)))
-    Counting.threads, Counting.sizes = set(), []
+    Counting.threads, Counting.sizes, Counting.flushes = set(), [], []
     return Counting
 
 
@@ -259,7 +264,8 @@ async def test_large_content_is_encoded_in_pieces(is_whole: bool, counting: type
 
     response = Response(bytes(2**20 + 1), content_type="text/plain") if is_whole else stream(parts())
     assert decode("gzip", (await serve(response)).body) == bytes(2**20 + 1)
-    assert [size for size in counting.sizes if size] == [2**18] * 4 + [1]
+    assert counting.sizes == [2**18] * 4 + [1]
+    assert counting.flushes == ([zlib.Z_FINISH] if is_whole else [zlib.Z_SYNC_FLUSH, zlib.Z_FINISH])
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
@@ -397,15 +403,28 @@ class SynchronousBody:
         self.iterators_closed = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._parts
-            if self._error is not None:
-                raise self._error
-        finally:
-            self.iterators_closed += 1
+        return SynchronousIterator(self, iter(self._parts), self._error)
 
     def close(self) -> None:
         self.closed += 1
+
+
+class SynchronousIterator:
+    """It has a close() of its own, which Python does not call."""
+
+    def __init__(self, body: SynchronousBody, parts: Iterator[bytes], error: Exception | None) -> None:
+        self._body, self._parts, self._error = body, parts, error
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        for part in self._parts:
+            return part
+        raise self._error or StopIteration
+
+    def close(self) -> None:
+        self._body.iterators_closed += 1
 
 
 class Owner(StreamingResponse):
@@ -468,12 +487,13 @@ async def test_body_whose_client_leaves_is_closed(kind: Any) -> None:
 
 
 async def test_synchronous_iterator_is_closed_once_with_its_body() -> None:
-    """Each that has a close(), in the thread that iterated; a generator is both."""
+    """Each that has a close(); what is both is closed once."""
     body = SynchronousBody(b"one")
     await serve(stream(body))
     assert (body.iterators_closed, body.closed) == (1, 1)
-    generator = iter(SynchronousBody(b"one"))
-    assert decode("gzip", (await serve(stream(generator))).body) == b"one"
+    body = SynchronousBody(b"one")
+    assert decode("gzip", (await serve(stream(iter(body)))).body) == b"one"
+    assert (body.iterators_closed, body.closed) == (1, 0)
 
 
 async def test_stream_that_was_sent_before_cannot_be_sent_again(caplog: pytest.LogCaptureFixture) -> None:

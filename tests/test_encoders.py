@@ -87,6 +87,15 @@ def test_window_of_zstd_is_one_that_browsers_take(module: str) -> None:
         assert zstandard.get_frame_parameters(head).window_size <= 2**19
 
 
+@pytest.mark.parametrize("module", MODULES["br"])
+def test_window_of_brotli_is_as_small(module: str) -> None:
+    """RFC 7932 section 9.1: the first bits 0101 are half a megabyte."""
+    codec = load("br", module)
+    for level in (codec.level, codec.levels[-1]):
+        encoder = codec.build(level)
+        assert (encoder.encode(bytes(2**20)) + encoder.flush())[0] & 0b1111 == 0b0101
+
+
 @pytest.mark.parametrize("coding", ["br", "zstd"])
 def test_coding_that_is_not_installed_names_the_extra(coding: str) -> None:
     """The error says what to install."""
