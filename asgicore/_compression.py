@@ -21,8 +21,8 @@ from .types import RawHeaders, Scope
 
 __all__ = ["Compression", "is_compressible"]
 
-# What is encoded on the loop: at most 1.3 ms of work, where the way to a thread and back takes 0.03. The levels that
-# are slower always take that way.
+# What is encoded on the loop: at the levels taken by default 0.3 (zstd) to 0.9 ms of work (gzip), at others 1.3, where
+# the way to a thread and back takes 0.1. The levels that are slower still always take that way.
 _LOOP_BYTES: Final = 65536
 
 # Fields that tell of content which is encoded already, which is a part of something, or whose bytes were counted.
