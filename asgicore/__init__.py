@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from ._body import Body as Body
+from ._events import EventSourceResponse as EventSourceResponse
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
@@ -22,6 +23,8 @@ from ._response import JSONResponse as JSONResponse
 from ._response import RedirectResponse as RedirectResponse
 from ._response import Response as Response
 from ._response import StreamingResponse as StreamingResponse
+from ._signals import close_on_signals as close_on_signals
+from ._sse import ServerSentEvent as ServerSentEvent
 from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
@@ -53,6 +56,7 @@ __all__ = [
     "ClientDisconnectedError",
     "ContentLengthError",
     "Endpoint",
+    "EventSourceResponse",
     "HTMLResponse",
     "HTTPError",
     "Handler",
@@ -69,10 +73,12 @@ __all__ = [
     "Response",
     "ResponseStateError",
     "ServerProtocolError",
+    "ServerSentEvent",
     "StreamingResponse",
     "TargetTooLongError",
     "Threads",
     "ThreadsBusyError",
     "UsageError",
     "__version__",
+    "close_on_signals",
 ]

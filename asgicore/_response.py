@@ -28,6 +28,8 @@ Background: TypeAlias = Callable[[], object]
 AsyncParts: TypeAlias = AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str]
 SyncParts: TypeAlias = Iterable[bytes] | Iterable[str] | Iterable[bytes | str]
 
+Keep: TypeAlias = Callable[[AsyncIterator[bytes | str], float, bytes], AsyncIterator[bytes | str]]
+
 _TEXT: Final = "text/plain; charset=utf-8"
 
 # Checked and encoded once; others are checked each time.
@@ -309,7 +311,7 @@ class HTMLResponse(Response):
 
 
 # One encoder for all: json.dumps() with arguments builds one each time.
-_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class JSONResponse(Response):
@@ -340,7 +342,7 @@ class JSONResponse(Response):
         content_type: str | None = None,
         *,
         background: Background | None = None,
-        dumps: Callable[[Any], str | bytes] = _encode_json,
+        dumps: Callable[[Any], str | bytes] = encode_json,
     ) -> None:
         text = dumps(content)
         if isinstance(text, str):
@@ -411,11 +413,15 @@ class StreamingResponse(Response):
         InvalidHeaderError: As for :class:`Response`.
     """
 
-    __slots__ = ("_content", "_iterator", "path")
+    __slots__ = ("_content", "_iterator", "keep_alive", "path")
 
     path: str | None
     """The absolute path of a file that the body is the whole of: sent by the server itself where it offers to
     (``http.response.pathsend``); the content is then not asked for."""
+
+    keep_alive: tuple[float, bytes] | None
+    """Seconds, more than 0, and what is sent between two parts whenever nothing was sent for so long; not where a
+    length is declared."""
 
     def __init__(
         self,
@@ -447,6 +453,7 @@ class StreamingResponse(Response):
         self._iterator: AsyncIterator[bytes | str] | None = None
         self._body = b""
         self.path = None
+        self.keep_alive = None
 
     def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
         """The iterator over the body; it can be had once.
@@ -460,11 +467,23 @@ class StreamingResponse(Response):
         content, self._content = self._content, None
         if content is None:
             raise ResponseStateError("a streaming response can be sent once; build a new one for each request")
-        if isinstance(content, AsyncIterable):
-            self._iterator = aiter(content)
-        else:
-            self._iterator = Pump(threads, partial(iterate, content))
+        self._iterator = self._iterate(content, threads)
         return self._iterator
+
+    def kept_parts(self, threads: Threads, keep: Keep) -> AsyncIterator[bytes | str]:
+        """As :meth:`parts`, inside of what ``keep`` makes with :attr:`keep_alive` if that is set, closed like them."""
+        parts = self.parts(threads)
+        if self.keep_alive is None:
+            return parts
+        self._iterator = kept = keep(parts, *self.keep_alive)
+        return kept
+
+    def _iterate(
+        self, content: AsyncIterable[bytes | str] | Iterable[bytes | str], threads: Threads
+    ) -> AsyncIterator[bytes | str]:
+        if isinstance(content, AsyncIterable):
+            return aiter(content)
+        return Pump(threads, partial(iterate, content))
 
     async def aclose(self) -> None:
         """Close the iterator (or the iterable, if it never began) by its own ``aclose``, if it has one."""
