@@ -12,19 +12,21 @@
 
 from __future__ import annotations
 
+from . import _alone
 from ._body import Body as Body
 from ._events import EventSourceResponse as EventSourceResponse
+from ._extensions import TLS as TLS
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
 from ._request import Request as Request
-from ._response import HTMLResponse as HTMLResponse
-from ._response import JSONResponse as JSONResponse
-from ._response import RedirectResponse as RedirectResponse
 from ._response import Response as Response
-from ._response import StreamingResponse as StreamingResponse
+from ._responses import HTMLResponse as HTMLResponse
+from ._responses import JSONResponse as JSONResponse
+from ._responses import RedirectResponse as RedirectResponse
 from ._signals import close_on_signals as close_on_signals
 from ._sse import ServerSentEvent as ServerSentEvent
+from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
@@ -46,6 +48,9 @@ from .errors import UsageError as UsageError
 from .limits import Limits as Limits
 
 __version__ = "0.1.0"
+
+# A response is an ASGI application by the engine, which stands above it.
+Response._serve = _alone.serve_alone
 
 __all__ = [
     "AsgicoreError",
@@ -75,6 +80,7 @@ __all__ = [
     "ServerProtocolError",
     "ServerSentEvent",
     "StreamingResponse",
+    "TLS",
     "TargetTooLongError",
     "Threads",
     "ThreadsBusyError",

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Final, TypeAlias, cast
 
 from ._headers import find
 from ._pump import Pump, Put, iterate
-from ._response import Background, StreamingResponse, encode_json
+from ._response import Background
+from ._responses import encode_json
 from ._sse import ServerSentEvent, build_event, build_message
+from ._streaming_response import StreamingResponse
 from ._threads import Threads
 from .errors import InvalidHeaderError
 from .types import HeadersInput

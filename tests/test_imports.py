@@ -21,17 +21,19 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables"},
-    {"_headers", "_params", "_cookies", "_target", "_sse"},
-    {"_meta"},
+    {"_grammar", "_state", "_callables", "_dates"},
+    {"_headers", "_params", "_cookies", "_target", "_conditions", "_sse"},
+    {"_meta", "_extensions"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals"},
     {"_body", "_files", "_keep_alive"},
     {"_request", "_response"},
+    {"_responses", "_streaming_response"},
     {"_exchange", "_events"},
     {"_handler"},
+    {"_alone"},
     {"__init__"},
     # What stands on the core, and nothing of it imports.
     {"wsgi_bridge._environ", "wsgi_bridge._start_response", "wsgi_bridge._input"},

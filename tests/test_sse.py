@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgicore import ServerSentEvent
-from asgicore._response import encode_json
+from asgicore._responses import encode_json
 from asgicore._sse import build_event, build_message
 
 # Line ends, what only Python takes for one, and what means something to a parser, more often than by chance.
