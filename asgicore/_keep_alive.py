@@ -126,7 +126,7 @@ class KeepAlive:
             if rest > _EARLY_SECONDS:
                 await sleep(rest)
             elif self._connection.is_open:
-                await self._send()
+                await self._ping()
             else:
                 return
 
@@ -134,7 +134,7 @@ class KeepAlive:
         """How long nothing has to be done."""
         return self._seconds if self._since is None else self._since + self._seconds - self._clock()
 
-    async def _send(self) -> None:
+    async def _ping(self) -> None:
         self._sent = sent = Event()
         try:
             await self._connection.send_between(self._data)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from anyio import Event, sleep
+from anyio import Event, create_task_group, sleep
 
 from ._watch import is_trio, start_listener
 
@@ -49,8 +49,9 @@ async def close_on_signals(
     async def close() -> None:
         await told.wait()
         while True:
-            for one in (handler, *others):
-                await one.aclose(grace_seconds)
+            async with create_task_group() as group:
+                for one in (handler, *others):
+                    group.start_soon(one.aclose, grace_seconds)
             await sleep(_AGAIN_SECONDS)
 
     with _listening(_caller(told.set)):

@@ -172,4 +172,4 @@ def test_event_is_a_value() -> None:
         event.data = "b"  # type: ignore[misc]
     assert not hasattr(event, "__dict__")
     with pytest.raises(TypeError):
-        ServerSentEvent("a", "b")  # type: ignore[misc]
+        ServerSentEvent("a", "b")  # type: ignore[call-arg]
