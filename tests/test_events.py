@@ -321,6 +321,21 @@ async def test_client_that_leaves_ends_the_stream(where: str, is_async: bool) ->
     check_messages(channel.sent, complete=False)
 
 
+@turn_time
+async def test_response_that_is_called_by_itself_pings_too() -> None:
+    """Inside of another framework, or of a bare application."""
+
+    async def slow() -> AsyncIterator[str]:
+        await anyio.sleep(20)
+        yield "one"
+
+    channel = Channel()
+    with anyio.fail_after(100):
+        await EventSourceResponse(slow())(http_scope(), channel.receive, channel.send)
+    assert channel.body == b": ping\n\ndata: one\n\n"
+    check_messages(channel.sent, complete=True)
+
+
 # --- reconnecting ----------------------------------------------------------------------------------------
 
 
