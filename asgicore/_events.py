@@ -148,6 +148,9 @@ class _Encoded:
 
 
 def _produce(content: Iterable[Any], opening: bytes, put: Put) -> None:
-    if opening and not put.is_closed:
-        put(opening)
-    iterate(content, _Encoded(put))
+    try:
+        if opening and not put.is_closed:
+            put(opening)
+    finally:
+        # Closes the iterable, too, where nobody takes anything any more.
+        iterate(content, _Encoded(put))

@@ -62,12 +62,14 @@ class KeepAlive:
         "_connection",
         "_data",
         "_error",
+        "_is_sent",
         "_listener",
         "_next",
         "_parts",
         "_seconds",
-        "_sent",
-        "_since",
+        "_sending",
+        "_sent_at",
+        "_waits",
     )
 
     def __init__(self, parts: AsyncIterator[Any], seconds: float, data: bytes, connection: Connection) -> None:
@@ -77,10 +79,12 @@ class KeepAlive:
         self._data = data
         self._connection = connection
         self._clock = _clock()
-        # Since when nothing was sent; None while the stream does not wait for a part.
-        self._since: float | None = None
+        self._waits = False
+        # When something was sent last, and whether it was the last part: an empty one is not sent.
+        self._sent_at = self._clock()
+        self._is_sent = True
         # Set when what is being sent was sent, None while nothing is.
-        self._sent: Event | None = None
+        self._sending: Event | None = None
         self._error: Exception | None = None
         self._listener: Listener | None = None
 
@@ -95,18 +99,21 @@ class KeepAlive:
         return self
 
     async def __anext__(self) -> Any:
-        self._since = self._clock()
+        if self._is_sent:
+            self._sent_at = self._clock()
+        self._waits = True
         try:
             part = await self._next()
         except StopAsyncIteration:
-            self._since = None
-            if self._sent is not None:
-                await self._settle(self._sent)
+            self._waits = False
+            if self._sending is not None:
+                await self._settle(self._sending)
             raise
         finally:
-            self._since = None
-        if self._sent is not None:
-            await self._settle(self._sent)
+            self._waits = False
+        self._is_sent = bool(part)
+        if self._sending is not None:
+            await self._settle(self._sending)
         return part
 
     async def _settle(self, sent: Event) -> None:
@@ -132,10 +139,10 @@ class KeepAlive:
 
     def _rest(self) -> float:
         """How long nothing has to be done."""
-        return self._seconds if self._since is None else self._since + self._seconds - self._clock()
+        return self._sent_at + self._seconds - self._clock() if self._waits else self._seconds
 
     async def _ping(self) -> None:
-        self._sent = sent = Event()
+        self._sending = sent = Event()
         try:
             await self._connection.send_between(self._data)
         except Exception as exc:
@@ -143,9 +150,8 @@ class KeepAlive:
             self._error = exc
             self._connection.lose(exc)
         else:
-            self._sent = None
-            if self._since is not None:
-                self._since = self._clock()
+            self._sending = None
+            self._sent_at = self._clock()
         finally:
             sent.set()
 
@@ -157,8 +163,8 @@ class KeepAlive:
             listener, self._listener = self._listener, None
             if listener is not None:
                 await listener.stop()
-                if self._sent is not None:
-                    await self._sent.wait()
+                if self._sending is not None:
+                    await self._sending.wait()
         finally:
             self._error = None  # it knows the frames that know this
             close = getattr(self._parts, "aclose", None)

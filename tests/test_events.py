@@ -18,7 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sse import TEXTS, events, lines
 
-from asgicore import EventSourceResponse, Handler, InvalidHeaderError, Request, Response, ServerSentEvent
+from asgicore import (
+    ClientDisconnectedError,
+    EventSourceResponse,
+    Handler,
+    InvalidHeaderError,
+    Request,
+    Response,
+    ServerSentEvent,
+)
+from asgicore._events import _produce
 
 
 def endpoint_of(response: Response) -> Handler:
@@ -235,6 +244,29 @@ async def test_iterator_without_aclose_is_left_alone() -> None:
 
     source, _ = await got(EventSourceResponse(Bare()))
     assert source.events == []
+
+
+def test_iterable_is_closed_where_nobody_takes_the_first_part() -> None:
+    """A client that leaves while the thread begins."""
+    closed: list[bool] = []
+
+    class Put:
+        is_closed = False
+
+        def __call__(self, part: bytes | str, /) -> None:
+            self.is_closed = True
+            raise ClientDisconnectedError
+
+    class Items:
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("not reached")
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(ClientDisconnectedError):
+        _produce(Items(), b"retry: 1\n\n", Put())
+    assert closed == [True]
 
 
 # --- waiting ---------------------------------------------------------------------------------------------

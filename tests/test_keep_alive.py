@@ -24,12 +24,22 @@ from asgicore._keep_alive import KeepAlive
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
-SECONDS = 15.0
-# How much later than it should a timer of these loops may end.
-LATE = 0.1
+# All times here are in units of so many seconds, since the loops take a turn for each millisecond.
+UNIT = 0.1
+# After how long something is sent, and how much later than it should a timer of these loops may end.
+SILENCE = 15
+LATE = 0.3
 
 Parts = Callable[[], AsyncIterator[bytes]]
 OnSend = Callable[[int, Message], Awaitable[None]]
+
+
+def now() -> float:
+    return anyio.current_time() / UNIT
+
+
+async def sleep(units: float) -> None:
+    await anyio.sleep(units * UNIT)
 
 
 class Line(Channel):
@@ -37,10 +47,10 @@ class Line(Channel):
 
     def __init__(self, on_send: OnSend | None = None) -> None:
         super().__init__(on_send=on_send)
-        self._began = anyio.current_time()
+        self._began = now()
         self._is_busy = False
         self.taken: list[tuple[float, bytes]] = []
-        """The parts of the body, each with the seconds after which it was taken."""
+        """The parts of the body, each with the time after which it was taken."""
 
     async def send(self, message: Message) -> None:
         assert not self._is_busy, "two senders"
@@ -50,7 +60,7 @@ class Line(Channel):
         finally:
             self._is_busy = False
         if message.get("body"):
-            self.taken.append((round(anyio.current_time() - self._began, 1), message["body"]))
+            self.taken.append((round(now() - self._began, 1), message["body"]))
 
 
 async def serve(parts: Parts | Response, line: Line, handler: Handler | None = None, **options: Any) -> None:
@@ -64,12 +74,12 @@ async def serve(parts: Parts | Response, line: Line, handler: Handler | None = N
             assert living_tasks() == before
 
 
-def handler_of(parts: Parts | Response, seconds: float = SECONDS, **options: Any) -> Handler:
+def handler_of(parts: Parts | Response, **options: Any) -> Handler:
     async def endpoint(request: Request) -> Response:
         if isinstance(parts, Response):
             return parts
         response = StreamingResponse(parts())
-        response.keep_alive = (seconds, b"ping")
+        response.keep_alive = (SILENCE * UNIT, b"ping")
         return response
 
     return Handler(endpoint, **options)
@@ -82,18 +92,18 @@ async def test_something_is_sent_whenever_nothing_was_for_so_long(waits_first: b
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"one"
-        await anyio.sleep(50)
+        await sleep(50)
         yield b"two"
         for _ in range(4):
-            await anyio.sleep(10)
+            await sleep(10)
             yield b"more"
-        await anyio.sleep(20)
+        await sleep(20)
 
     async def endpoint(request: Request) -> Response:
         if waits_first:
             await checkpoint()
         response = StreamingResponse(parts())
-        response.keep_alive = (SECONDS, b"ping")
+        response.keep_alive = (SILENCE * UNIT, b"ping")
         return response
 
     line = Line()
@@ -108,18 +118,34 @@ async def test_something_is_sent_whenever_nothing_was_for_so_long(waits_first: b
 
 
 @turn_time
+async def test_empty_part_is_nothing_that_was_sent() -> None:
+    """It does not put off what is due."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"one"
+        for _ in range(4):
+            await sleep(10)
+            yield b""
+
+    line = Line()
+    await serve(parts, line)
+    assert [part for _, part in line.taken] == [b"one", b"ping", b"ping"]
+    assert [at for at, _ in line.taken] == pytest.approx([0, 15, 30], abs=LATE)
+
+
+@turn_time
 async def test_nothing_is_sent_while_the_client_does_not_read() -> None:
     """A part that is not taken holds back what comes after it, and the time is counted from when it was."""
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"one"
         yield b"two"
-        await anyio.sleep(20)
+        await sleep(20)
         yield b"three"
 
     async def on_send(index: int, message: Message) -> None:
         if message.get("body") == b"two":
-            await anyio.sleep(100)
+            await sleep(100)
 
     line = Line(on_send)
     await serve(parts, line)
@@ -133,15 +159,15 @@ async def test_part_that_is_ready_meanwhile_waits_for_that_one_send() -> None:
     asked: list[float] = []
 
     async def parts() -> AsyncIterator[bytes]:
-        await anyio.sleep(20)
-        asked.append(anyio.current_time())
+        await sleep(20)
+        asked.append(now())
         yield b"one"
-        asked.append(anyio.current_time())
+        asked.append(now())
         yield b"two"
 
     async def on_send(index: int, message: Message) -> None:
         if message.get("body") == b"ping":
-            await anyio.sleep(100)
+            await sleep(100)
 
     line = Line(on_send)
     await serve(parts, line)
@@ -157,11 +183,11 @@ async def test_stream_that_ends_meanwhile_ends_after_that_one_send() -> None:
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"one"
-        await anyio.sleep(20)
+        await sleep(20)
 
     async def on_send(index: int, message: Message) -> None:
         if message.get("body") == b"ping":
-            await anyio.sleep(100)
+            await sleep(100)
 
     line = Line(on_send)
     await serve(parts, line)
@@ -189,9 +215,9 @@ async def test_iterator_is_not_disturbed() -> None:
         token = _variable.set("inside")
         async with anyio.create_task_group() as group:
             group.start_soon(beat)
-            with anyio.move_on_after(95) as scope:
+            with anyio.move_on_after(95 * UNIT) as scope:
                 yield b"one"
-                await anyio.sleep(40)
+                await sleep(40)
                 tasks.append(anyio.get_current_task().id)
                 yield b"two"
                 await anyio.sleep_forever()
@@ -219,7 +245,7 @@ POINTS = ["start", "part", "waiting", "ping", "behind a ping"]
 
 
 class Source:
-    """Parts at 0, 20, 40 ... seconds, and how they ended."""
+    """Parts at 0, 20, 40 ..., and how they ended."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -228,11 +254,11 @@ class Source:
         try:
             while True:
                 yield b"part"
-                await anyio.sleep(20)
+                await sleep(20)
         finally:
             self.closed += 1
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(1)
+                await sleep(1)
 
 
 def reach(point: str, act: Callable[[], object]) -> OnSend:
@@ -246,11 +272,11 @@ def reach(point: str, act: Callable[[], object]) -> OnSend:
             or (point == "ping" and body == b"ping")
         ):
             act()
-            await anyio.sleep(1000)
+            await sleep(1000)
         elif point == "behind a ping" and body == b"ping":
-            await anyio.sleep(10)
+            await sleep(10)
             act()
-            await anyio.sleep(1000)
+            await sleep(1000)
 
     return on_send
 
@@ -262,19 +288,19 @@ async def test_client_that_leaves_ends_the_stream_at_once(point: str, caplog: py
     source = Source()
     line = Line()
     line._on_send = reach(point, line.disconnect)
-    began = anyio.current_time()
+    began = now()
     async with anyio.create_task_group() as group:
         if point == "waiting":
 
             async def leave() -> None:
-                await anyio.sleep(17)
+                await sleep(17)
                 line.disconnect()
 
             group.start_soon(leave)
         with anyio.fail_after(100):
             await handler_of(source.parts)(http_scope(), line.receive, line.send)
     at = {"start": 0, "part": 0, "waiting": 17, "ping": 15, "behind a ping": 25}[point]
-    assert anyio.current_time() - began == pytest.approx(at + source.closed, abs=LATE)
+    assert now() - began == pytest.approx(at + source.closed, abs=LATE)
     assert source.closed == (0 if point == "start" else 1)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     check_messages(line.sent)
@@ -293,7 +319,7 @@ async def test_handler_that_closes_ends_the_stream_cleanly(point: str) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(handler, http_scope(), line.receive, line.send)
             if point == "waiting":
-                await anyio.sleep(17)
+                await sleep(17)
             else:
                 await arrived.wait()
             await handler.aclose(0)
@@ -314,12 +340,12 @@ async def test_handler_that_closes_while_a_send_goes_on_whatever_cancels_breaks_
             arrived.set()
             with anyio.CancelScope(shield=True):
                 try:
-                    await anyio.sleep(100)
+                    await sleep(100)
                 except anyio.get_cancelled_exc_class():
-                    await anyio.sleep(100)  # a native one, against which no shield holds
+                    await sleep(100)  # a native one, against which no shield holds
 
     line = Line(on_send)
-    handler = handler_of(source.parts, limits=Limits(close_timeout_seconds=5))
+    handler = handler_of(source.parts, limits=Limits(close_timeout_seconds=5 * UNIT))
     errors: list[Exception] = []
 
     async def request() -> None:
@@ -335,8 +361,8 @@ async def test_handler_that_closes_while_a_send_goes_on_whatever_cancels_breaks_
             await handler.aclose(0)
     assert [type(error).__name__ for error in errors] == ["ResponseStateError"]
     assert source.closed == 1
-    assert "cleanup did not end within 5 seconds" in caplog.text
-    await anyio.sleep(100)
+    assert "cleanup did not end within 0.5 seconds" in caplog.text
+    await sleep(100)
     check_messages(line.sent, complete=False)
 
 
@@ -350,9 +376,9 @@ async def test_ping_that_cannot_be_sent_ends_the_stream(caplog: pytest.LogCaptur
             raise BrokenPipeError
 
     line = Line(on_send)
-    began = anyio.current_time()
+    began = now()
     await serve(source.parts, line)
-    assert anyio.current_time() - began == pytest.approx(16, abs=LATE)
+    assert now() - began == pytest.approx(16, abs=LATE)
     assert source.closed == 1
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -367,9 +393,9 @@ async def test_ping_that_is_not_taken_in_time_ends_the_stream() -> None:
             await anyio.sleep_forever()
 
     line = Line(on_send)
-    began = anyio.current_time()
-    await serve(source.parts, line, limits=Limits(send_timeout_seconds=2))
-    assert anyio.current_time() - began == pytest.approx(18, abs=LATE)
+    began = now()
+    await serve(source.parts, line, limits=Limits(send_timeout_seconds=2 * UNIT))
+    assert now() - began == pytest.approx(18, abs=LATE)
     assert source.closed == 1
 
 
@@ -384,11 +410,11 @@ async def test_error_of_the_server_in_a_ping_comes_out(on_disconnect: Any) -> No
             raise error
 
     line = Line(on_send)
-    began = anyio.current_time()
+    began = now()
     with pytest.raises(LookupError) as raised:
         await serve(source.parts, line, on_disconnect=on_disconnect)
     assert raised.value is error
-    assert anyio.current_time() - began == pytest.approx(16 if on_disconnect == "cancel" else 21, abs=LATE)
+    assert now() - began == pytest.approx(16 if on_disconnect == "cancel" else 21, abs=LATE)
     assert source.closed == 1
     check_messages(line.sent, complete=False)
 
@@ -402,14 +428,14 @@ async def test_ping_that_cannot_be_sent_is_told_where_nothing_is_cancelled(ends:
     async def endpoint(request: Request) -> Response:
         async def parts() -> AsyncIterator[bytes]:
             await request.wait_disconnected()
-            known.append(anyio.current_time())
+            known.append(now())
             assert request.is_disconnected
             if not ends:
                 yield b"too late"
                 raise AssertionError("not reached")
 
         response = StreamingResponse(parts())
-        response.keep_alive = (SECONDS, b"ping")
+        response.keep_alive = (SILENCE * UNIT, b"ping")
         return response
 
     async def on_send(index: int, message: Message) -> None:
@@ -417,7 +443,7 @@ async def test_ping_that_cannot_be_sent_is_told_where_nothing_is_cancelled(ends:
             raise BrokenPipeError
 
     line = Line(on_send)
-    began = anyio.current_time()
+    began = now()
     await serve(StreamingResponse([]), line, Handler(endpoint, on_disconnect="notify"))
     assert known == pytest.approx([began + 15], abs=LATE)
     assert [message["type"] for message in line.sent] == ["http.response.start"]
@@ -433,7 +459,7 @@ async def test_error_of_the_iterator_breaks_the_response_off(is_sending: bool) -
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"one"
-        await anyio.sleep(20)
+        await sleep(20)
         raise LookupError("of the iterator")
 
     async def on_send(index: int, message: Message) -> None:
@@ -457,7 +483,7 @@ async def test_request_that_is_cancelled_from_outside_leaves_nothing(point: str)
     with anyio.CancelScope() as scope:
         line._on_send = reach(point, scope.cancel)
         if point == "waiting":
-            scope.deadline = anyio.current_time() + 17
+            scope.deadline = anyio.current_time() + 17 * UNIT
         await serve(source.parts, line)
     assert scope.cancelled_caught
     assert living_tasks() == before
@@ -475,7 +501,7 @@ async def test_request_that_is_cancelled_natively_leaves_nothing(point: str) -> 
     task = asyncio.create_task(handler(http_scope(), line.receive, line.send))
     line._on_send = reach(point, task.cancel)
     if point == "waiting":
-        await anyio.sleep(17)
+        await sleep(17)
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -491,10 +517,10 @@ async def test_request_that_the_loop_gives_up_stops_its_pings() -> None:
     coro = handler_of(source.parts)(http_scope(), line.receive, line.send)
     before = living_tasks()
     coro.send(None)
-    await anyio.sleep(1)
+    await sleep(1)
     assert living_tasks() > before
     coro.close()
-    await anyio.sleep(0.1)
+    await sleep(0.1)
     assert living_tasks() == before
 
 
@@ -512,7 +538,7 @@ async def test_thread_of_a_request_that_the_loop_gives_up_is_stopped() -> None:
             ended.set()
 
     response = StreamingResponse(parts())
-    response.keep_alive = (SECONDS, b"ping")
+    response.keep_alive = (SILENCE * UNIT, b"ping")
     line = Line()
     coro = handler_of(response)(http_scope(), line.receive, line.send)
     coro.send(None)
@@ -531,7 +557,7 @@ class Bare:
         return self
 
     async def __anext__(self) -> bytes:
-        await anyio.sleep(20)
+        await sleep(20)
         for part in self._rest:
             return part
         raise StopAsyncIteration
@@ -547,7 +573,7 @@ async def test_iterator_that_has_nothing_to_close_is_kept_alive() -> None:
 
 async def test_keep_alive_that_has_not_begun_can_be_stopped() -> None:
     """There is nothing to stop then."""
-    kept = KeepAlive(Bare(), SECONDS, b"ping", Exchange(http_scope(), Body(Line().receive), Line().send, 1))
+    kept = KeepAlive(Bare(), 15, b"ping", Exchange(http_scope(), Body(Line().receive), Line().send, 1))
     kept.stop()
     await kept.aclose()
 
@@ -576,7 +602,7 @@ async def test_stream_without_keep_alive_has_no_task_but_the_listener() -> None:
         yield b"part"
         await checkpoint()
 
-    for seconds, tasks in ((None, 1), (SECONDS, 2)):
+    for seconds, tasks in ((None, 1), (15, 2)):
         response = StreamingResponse(parts())
         response.keep_alive = None if seconds is None else (seconds, b"ping")
         with spawned() as names:
@@ -590,11 +616,11 @@ async def test_stream_of_declared_length_is_left_alone() -> None:
 
     async def parts() -> AsyncIterator[bytes]:
         yield b"one"
-        await anyio.sleep(100)
+        await sleep(100)
         yield b"two"
 
     response = StreamingResponse(parts(), headers={"content-length": "6"})
-    response.keep_alive = (SECONDS, b"ping")
+    response.keep_alive = (SILENCE * UNIT, b"ping")
     line = Line()
     await serve(response, line)
     assert line.body == b"onetwo"
@@ -609,7 +635,7 @@ async def test_head_gets_nothing() -> None:
         yield b""
 
     async def on_send(index: int, message: Message) -> None:
-        await anyio.sleep(100)
+        await sleep(100)
 
     line = Line(on_send)
     await handler_of(parts)(http_scope(method="HEAD"), line.receive, line.send)
@@ -625,7 +651,7 @@ async def test_stream_that_finds_no_thread_is_answered(waits_first: bool) -> Non
         if waits_first:
             await checkpoint()
         response = StreamingResponse(iter([b"part"]))
-        response.keep_alive = (SECONDS, b"ping")
+        response.keep_alive = (SILENCE * UNIT, b"ping")
         return response
 
     async def on_send(index: int, message: Message) -> None:
@@ -670,7 +696,7 @@ async def test_request_leaves_no_cycle() -> None:
     """Nothing of the machinery waits for the collector."""
 
     async def parts() -> AsyncIterator[bytes]:
-        await anyio.sleep(20)
+        await sleep(20)
         yield b"part"
 
     gc.collect()
