@@ -18,6 +18,8 @@ from ._extensions import TLS as TLS
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
+from ._parts import Part as Part
+from ._parts import SyncPart as SyncPart
 from ._request import Request as Request
 from ._response import HTMLResponse as HTMLResponse
 from ._response import JSONResponse as JSONResponse
@@ -25,6 +27,7 @@ from ._response import RedirectResponse as RedirectResponse
 from ._response import Response as Response
 from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
+from ._uploads import UploadFile as UploadFile
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
 from .errors import BodyTimeoutError as BodyTimeoutError
@@ -36,11 +39,13 @@ from .errors import HTTPError as HTTPError
 from .errors import InvalidHeaderError as InvalidHeaderError
 from .errors import MalformedBodyError as MalformedBodyError
 from .errors import MalformedRequestError as MalformedRequestError
+from .errors import MissingExtraError as MissingExtraError
 from .errors import RequestError as RequestError
 from .errors import ResponseStateError as ResponseStateError
 from .errors import ServerProtocolError as ServerProtocolError
 from .errors import TargetTooLongError as TargetTooLongError
 from .errors import ThreadsBusyError as ThreadsBusyError
+from .errors import UnsupportedMediaTypeError as UnsupportedMediaTypeError
 from .errors import UsageError as UsageError
 from .limits import Limits as Limits
 
@@ -68,6 +73,8 @@ __all__ = [
     "Limits",
     "MalformedBodyError",
     "MalformedRequestError",
+    "MissingExtraError",
+    "Part",
     "RedirectResponse",
     "Request",
     "RequestError",
@@ -75,10 +82,13 @@ __all__ = [
     "ResponseStateError",
     "ServerProtocolError",
     "StreamingResponse",
+    "SyncPart",
     "TLS",
     "TargetTooLongError",
     "Threads",
     "ThreadsBusyError",
+    "UnsupportedMediaTypeError",
+    "UploadFile",
     "UsageError",
     "__version__",
 ]

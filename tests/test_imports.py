@@ -23,12 +23,15 @@ LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables"},
     {"_headers", "_params", "_cookies", "_target"},
-    {"_meta", "_extensions"},
+    {"_meta", "_extensions", "_multipart_library"},
+    {"_form_data"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
-    {"_body", "_files"},
+    {"_body", "_files", "_uploads"},
+    {"_parts"},
+    {"_form"},
     {"_request", "_response"},
     {"_streaming_response"},
     {"_exchange"},
@@ -50,7 +53,7 @@ LAYERS: list[set[str]] = [
     {"django_bridge.__main__"},
     {"django_bridge.__init__"},
 ]
-PURE = {name for layer in LAYERS[:4] for name in layer} | {
+PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
     "wsgi_bridge._scope",
     "wsgi_bridge._start_response",
