@@ -115,8 +115,8 @@ class _Builder:
             MalformedBodyError: A field is no text in its charset.
         """
         # RFC 7578 section 4.6: the charset of those that name none.
-        charsets = (bytes(entry.value) for entry in self._entries if entry.value and entry.segment.name == "_charset_")
-        default = next(charsets, b"utf-8").decode("latin-1")
+        charsets = [entry.value for entry in self._entries if entry.value and entry.segment.name == "_charset_"]
+        default = charsets[0].decode("latin-1") if charsets else None
         form: MultiDict[str | UploadFile] = MultiDict()
         for entry in self._entries:
             segment = entry.segment

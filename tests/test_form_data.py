@@ -216,7 +216,7 @@ def test_parts_of_any_form_come_back_wherever_it_is_cut(
 def test_parts_of_any_bytes_are_parsed_or_refused(pieces: list[bytes], places: list[int]) -> None:
     """Anything else than a form is refused with a 400 or 413, and wherever it is cut in the same way."""
     body = b"".join([b"--", BOUNDARY, b"\r\n", *pieces])
-    outcomes = []
+    outcomes: list[object] = []
     for blocks in (cut_at(body, places), [body]):
         try:
             outcomes.append([(one.name, bytes(one.content), one.start) for one in parse(blocks)])
