@@ -43,11 +43,12 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     spools: list[Spool] = []
 
     def make(content: bytes = CONTENT, **head: Any) -> UploadFile:
-        kept: bytes | Spool = b"before" + content + b"after"
+        around = b"before" + content + b"after"
+        kept: bytes | Spool = around
         if request.param == "disk":
-            spools.append(Spool(SpooledTemporaryFile()))
-            spools[-1].write([kept])
-            kept = spools[-1]
+            kept = Spool(SpooledTemporaryFile())
+            spools.append(kept)
+            kept.write([around])
         return UploadFile(Head(**head), kept, len(b"before"), len(content))
 
     yield make
