@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 from ._body import Body
 from ._exchange import Exchange
 from ._handler import Handler
 from ._response import Response
 from ._threads import SHARED
-from .errors import ServerProtocolError
+from .errors import HTTPError, ServerProtocolError
 from .types import Receive, Scope, Send
 
 __all__ = ["serve_alone"]
@@ -32,7 +32,9 @@ class _Alone(Handler):
     async def run_get_response(self, request: Any) -> Response:
         return self._response
 
-    def _answer(self, exchange: Exchange, exc: Exception) -> NoReturn:
+    def _answer(self, exchange: Exchange, exc: Exception) -> Response:
+        if isinstance(exc, HTTPError):  # the response's own way of saying 404 or 412
+            return super()._answer(exchange, exc)
         raise exc
 
 

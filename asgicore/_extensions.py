@@ -129,7 +129,8 @@ def find_tls(extensions: Mapping[str, Any]) -> TLS | None:
     if not isinstance(given, Mapping):
         return None
     facts = cast("Mapping[str, Any]", given)
-    chain: Any = facts.get("client_cert_chain")
+    given = facts.get("client_cert_chain")
+    chain = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else []
 
     def text(key: str) -> str | None:
         value = facts.get(key)
@@ -143,9 +144,7 @@ def find_tls(extensions: Mapping[str, Any]) -> TLS | None:
         version=number("tls_version"),
         cipher_suite=number("cipher_suite"),
         server_cert=text("server_cert"),
-        client_cert_chain=tuple(item for item in chain if isinstance(item, str))
-        if isinstance(chain, (list, tuple))
-        else (),
+        client_cert_chain=tuple(item for item in chain if isinstance(item, str)),
         client_cert_name=text("client_cert_name"),
         client_cert_error=text("client_cert_error"),
     )

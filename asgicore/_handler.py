@@ -368,7 +368,9 @@ class Handler:
             await self._deliver(response, exchange)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
-        prepared = await response.prepare(exchange.scope)
+        # The request's own scope: its fields are a list, whatever the server gave.
+        request = exchange.request
+        prepared = await response.prepare(request.scope if isinstance(request, Request) else exchange.scope)
         if prepared is not response:
             exchange.take(prepared)
         return prepared

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
@@ -14,7 +15,9 @@ from anyio import Lock
 from multidict import CIMultiDictProxy, MultiDictProxy
 
 from ._body import Body
+from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
+from ._dates import to_timestamp
 from ._extensions import TLS, encode_links, find_tls
 from ._form import open_parts, open_parts_nowait, read_form, read_form_nowait
 from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
@@ -23,7 +26,7 @@ from ._parts import Part, SyncPart
 from ._target import address, build_url, check_host, host_from_server, split_root_path
 from ._uploads import UploadFile
 from ._writer import Writer
-from .errors import MalformedBodyError, MalformedRequestError, RequestError
+from .errors import HTTPError, MalformedBodyError, MalformedRequestError, RequestError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import RawHeaders, Receive, Scope, Send
 
@@ -255,6 +258,35 @@ class Request:
         """
         value = self._field(b"content-length")
         return None if value is None else parse_content_length(value)
+
+    def check_preconditions(
+        self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True
+    ) -> None:
+        """Hold the preconditions against what is there now, before anything is changed (RFC 9110 section 13).
+
+        ::
+
+            request.check_preconditions(etag=note.etag)  # a PUT with If-Match of an older version: 412
+            note.update(await request.json())
+
+        Args:
+            etag: The current tag, with its quotes; ``None`` if it has none.
+            last_modified: When it changed last, a ``datetime`` (without a zone: UTC) or seconds since 1970.
+            exists: Whether there is anything; ``If-None-Match: *`` asks for nothing to be there.
+
+        Raises:
+            HTTPError: 412, or 304 for a GET or HEAD whose client has it already.
+            InvalidHeaderError: ``etag`` is no tag.
+        """
+        verdict = evaluate(
+            self.method,
+            self.raw_headers,
+            None if etag is None else check_etag(etag),
+            None if last_modified is None else to_timestamp(last_modified),
+            exists=exists,
+        )
+        if verdict is not None:
+            raise HTTPError(verdict, headers={} if etag is None else {"etag": etag})
 
     # --- where it came from --------------------------------------------------------------------------
 

@@ -5,21 +5,22 @@ A response built without touching ``.headers`` keeps its header fields as the by
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
-from urllib.parse import quote
 
+from ._conditions import build_etag, check_etag, evaluate
 from ._cookies import SameSite, build_set_cookie
+from ._dates import build_http_date, parse_http_date, to_timestamp
 from ._extensions import build_server_timing, encode_trailer_names
-from ._grammar import CONTENT_LENGTH, PATH_CONTROL
-from ._headers import Headers, encode_field, encode_name, find, find_all, pairs
+from ._grammar import CONTENT_LENGTH
+from ._headers import Headers, encode_field, find, find_all, pairs
 from ._writer import Trailers
-from .errors import ContentLengthError, InvalidHeaderError, is_status
+from .errors import ContentLengthError, HTTPError, InvalidHeaderError, is_status
 from .types import HeadersInput, RawHeaders, Receive, Scope, Send
 
-__all__ = ["Extras", "HTMLResponse", "JSONResponse", "RedirectResponse", "Response"]
+__all__ = ["Extras", "Response"]
 
 Background: TypeAlias = Callable[[], object]
 """A function without arguments, async or not; what is not async runs in a worker thread."""
@@ -51,7 +52,7 @@ class Extras:
         TypeError: It is no callable.
     """
 
-    __slots__ = ("background", "debug_info", "trailers")
+    __slots__ = ("background", "debug_info", "is_conditional", "trailers")
 
     def __init__(self, background: Background | None = None) -> None:
         if background is not None:
@@ -59,6 +60,8 @@ class Extras:
         self.background = background
         self.debug_info: Mapping[str, Any] | None = None
         self.trailers: Trailers | None = None
+        self.is_conditional = False
+        """Whether the application has set a validator, against which the preconditions of requests are held."""
 
 
 class Response:
@@ -265,6 +268,37 @@ class Response:
         secure = secure or samesite == "none" or str(key).lower().startswith(("__secure-", "__host-"))
         self.set_cookie(key, "", 0, 0, path, domain, secure, httponly, samesite, partitioned)
 
+    def set_etag(self, value: str | None = None, *, weak: bool = False) -> None:
+        """Give the representation a tag, by which GET and HEAD become conditional (RFC 9110 section 8.8.3).
+
+        Args:
+            value: The tag, with or without its quotes; that of a hash of the body if ``None``.
+            weak: Whether representations that mean the same have the same tag; else it stands for the bytes.
+
+        Raises:
+            InvalidHeaderError: A character may not stand in a tag.
+            UsageError: There is no body to take a hash of.
+        """
+        if value is None:
+            value = blake2b(self._body_to_hash(), digest_size=16).hexdigest()
+        self.headers["etag"] = check_etag(value) if value.endswith('"') else build_etag(value, weak=weak)
+        self._extended().is_conditional = True
+
+    def _body_to_hash(self) -> bytes:
+        return self._body
+
+    @property
+    def last_modified(self) -> datetime | None:
+        """When the representation changed last, in whole seconds, by which GET and HEAD become conditional (RFC 9110
+        section 8.8.2). Takes a ``datetime`` (without a zone: UTC) or seconds since 1970."""
+        value = parse_http_date(self.headers.get("last-modified", "").encode("latin-1"))
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+    @last_modified.setter
+    def last_modified(self, moment: datetime | float) -> None:
+        self.headers["last-modified"] = build_http_date(to_timestamp(moment))
+        self._extended().is_conditional = True
+
     @property
     def background(self) -> Background | None:
         """Called without arguments after the last byte was handed to the server."""
@@ -322,16 +356,45 @@ class Response:
         return self._extras
 
     async def prepare(self, scope: Scope) -> Response:
-        """Fit the response to the request. Called once by the engine before anything is sent, of responses with
+        """Fit the response to the request. Called once by the engine, before anything is sent, for responses with
         :class:`Extras`.
 
+        With a validator (:meth:`set_etag`, :attr:`last_modified`) a GET or HEAD that is conditional on it is
+        answered with 304, or refused with 412 (RFC 9110 section 13).
+
         Returns:
-            What to send: this response or another one, which then brings the background work. Both are closed.
+            What to send: this response, or another one that brings the extras of this. Both are closed.
 
         Raises:
             HTTPError: To be answered with that.
         """
+        if (
+            self._extras is not None
+            and self._extras.is_conditional
+            and 200 <= self.status_code < 300
+            and scope.get("method") in ("GET", "HEAD")
+        ):
+            modified = self.last_modified
+            verdict = evaluate(
+                scope["method"],
+                scope.get("headers") or (),
+                self.headers.get("etag"),
+                None if modified is None else to_timestamp(modified),
+            )
+            if verdict == 412:
+                raise HTTPError(412)
+            if verdict == 304:
+                return self._not_modified()
         return self
+
+    def _not_modified(self) -> Response:
+        """The 304 that stands for this response, without the fields about content (RFC 9110 section 15.4.5)."""
+        about_content = ("content-length", "content-type", "content-encoding", "content-language", "content-range")
+        response = Response.prepared(
+            b"", 304, [field for field in self.raw_headers() if field[0].decode() not in about_content]
+        )
+        response._extras = self._extras
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, as an ASGI application: inside of another framework, or of a bare application.
@@ -397,94 +460,3 @@ def _as_bytes(content: object) -> bytes:
         f"content takes bytes or str, not {type(content).__name__}; "
         "use JSONResponse for data, StreamingResponse for an iterable"
     )
-
-
-class HTMLResponse(Response):
-    """A :class:`Response` of type ``text/html; charset=utf-8``."""
-
-    __slots__ = ()
-
-    default_content_type: ClassVar[str | None] = "text/html; charset=utf-8"
-
-
-# One encoder for all: json.dumps() with arguments builds one each time.
-_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-class JSONResponse(Response):
-    """A :class:`Response` whose content is data, written as JSON (RFC 8259) in UTF-8.
-
-    Args:
-        content: What the standard library's ``json`` can write.
-        status_code: As for :class:`Response`.
-        headers: As for :class:`Response`.
-        content_type: As for :class:`Response`; ``application/json`` if ``None``.
-        background: As for :class:`Response`.
-        dumps: Replaces the standard library's encoder; returns ``str`` or ``bytes``.
-
-    Raises:
-        TypeError: The data cannot be written as JSON.
-        ValueError: It holds NaN or an infinity, which JSON does not know, or refers to itself.
-    """
-
-    __slots__ = ()
-
-    default_content_type: ClassVar[str | None] = "application/json"
-
-    def __init__(
-        self,
-        content: Any,
-        status_code: int = 200,
-        headers: HeadersInput | None = None,
-        content_type: str | None = None,
-        *,
-        background: Background | None = None,
-        dumps: Callable[[Any], str | bytes] = _encode_json,
-    ) -> None:
-        text = dumps(content)
-        if isinstance(text, str):
-            # A lone surrogate, which JSON may hold, has no UTF-8 form; its escape is what JSON writes for it.
-            text = text.encode(errors="backslashreplace")
-        super().__init__(text, status_code, headers, content_type, background=background)
-
-
-# RFC 3986 reserved and unreserved characters and "%", so that what is escaped already stays as it is.
-_URL_SAFE: Final = ":/?#[]@!$&'()*+,;=%-._~"
-
-
-class RedirectResponse(Response):
-    """Sends the client to another URL (RFC 9110 section 15.4).
-
-    Args:
-        url: Absolute or relative; characters outside of URLs are percent-encoded.
-        status_code: 300 to 399; 307 keeps the method, 303 makes it a GET.
-        headers: As for :class:`Response`.
-        background: As for :class:`Response`.
-
-    Raises:
-        InvalidHeaderError: The URL holds a control character.
-        ValueError: The status is no redirect.
-    """
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        url: str,
-        status_code: int = 307,
-        headers: HeadersInput | None = None,
-        *,
-        background: Background | None = None,
-    ) -> None:
-        if not is_status(status_code) or not 300 <= status_code <= 399:
-            raise ValueError(f"a redirect takes a status from 300 to 399, not {status_code!r}")
-        # Controls would be escaped, and so hidden; a newline in a target is an attack or a mistake.
-        url = str(url)
-        if PATH_CONTROL.search(url):
-            raise InvalidHeaderError("location", "the URL holds a control character")
-        try:
-            location = quote(url, safe=_URL_SAFE)
-        except UnicodeEncodeError:
-            raise InvalidHeaderError("location", "the URL holds characters that have no UTF-8 form") from None
-        kept = [(name, value) for name, value in pairs(headers) if encode_name(name) != b"location"]
-        super().__init__(b"", status_code, [("location", location), *kept], background=background)

@@ -76,8 +76,8 @@ class Spool:
     __slots__ = ("_lock", "file", "is_closed")
 
     def __init__(self, file: SpooledTemporaryFile[bytes]) -> None:
-        self.file = file
-        self.is_closed = False
+        self.file: SpooledTemporaryFile[bytes] = file
+        self.is_closed: bool = False
         self._lock = threading.Lock()
 
     def write(self, parts: list[bytes | bytearray]) -> None:

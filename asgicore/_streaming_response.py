@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 from ._pump import Pump, iterate
 from ._response import Background, Extras, Response, build_fields, check_status
 from ._threads import SHARED, Threads
-from .errors import ResponseStateError
+from .errors import ResponseStateError, UsageError
 from .types import HeadersInput
 
 __all__ = ["AsyncParts", "StreamingResponse", "SyncParts"]
@@ -77,6 +77,9 @@ class StreamingResponse(Response):
         self._iterator: AsyncIterator[bytes | str] | None = None
         self._body = b""
         self.path = self.file = self.segments = None
+
+    def _body_to_hash(self) -> bytes:
+        raise UsageError("the body of a stream is not here to be hashed; give set_etag() a value")
 
     def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
         """The iterator over the body; it can be had once.

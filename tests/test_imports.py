@@ -21,8 +21,8 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables"},
-    {"_headers", "_params", "_cookies", "_target"},
+    {"_grammar", "_state", "_callables", "_dates"},
+    {"_headers", "_params", "_cookies", "_target", "_conditions"},
     {"_meta", "_extensions", "_multipart_library"},
     {"_form_data"},
     {"_watch"},
@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"_parts"},
     {"_form"},
     {"_request", "_response"},
-    {"_streaming_response"},
+    {"_responses", "_streaming_response"},
     {"_exchange"},
     {"_handler"},
     {"_alone"},
