@@ -493,8 +493,12 @@ class Body:
         self._lost = None
         self.is_kept = self.needs_closing = True
 
-    async def read(self) -> bytes:
+    async def read(self, use: str = "body()", enough: int | None = None) -> bytes:
         """Return the whole body, ``b""`` if there is none.
+
+        Args:
+            use: What the body is used for, for the error that a second use gets.
+            enough: Of a body that is not kept: stop when more than so many bytes are here, and return those.
 
         Raises:
             BodyConsumedError: It is not kept and was used before.
@@ -508,7 +512,7 @@ class Body:
             if self.data is None:
                 self.data = b"".join([block async for block in _Kept(self)])
             return self.data
-        self._use("body()")
+        self._use(use)
         self._check_kept()
         # Most bodies are whole with the first message, which needs no iterator.
         first = self._accept(await self._next())
@@ -519,6 +523,8 @@ class Body:
         async with aclosing(self._open()) as source:
             async for part in source:
                 parts.add(part)
+                if enough is not None and parts.size > enough:
+                    break
         return parts.join()
 
     def stream(self, use: str = "stream()") -> AsyncIterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, cast
 from multidict import MultiDict, MultiDictProxy
 
 from ._body import Body
-from ._form_data import MULTIPART, URLENCODED, PartParser, Signal, decode_field, describe, parse_urlencoded
+from ._form_data import ALL_FIELDS, MULTIPART, URLENCODED, PartParser, Signal, decode_field, describe, parse_urlencoded
 from ._multipart_library import Segment
 from ._parts import Part, PartReader, SyncPart, SyncPartReader
 from ._spool import Parts, Spool, in_file_thread, keep
@@ -103,7 +103,7 @@ class _Builder:
         self.memory_bytes += number
         limit = self._limits.max_form_memory_bytes
         if limit is not None and self.memory_bytes > limit:
-            raise BodyTooLargeError(limit, "form fields")
+            raise BodyTooLargeError(limit, ALL_FIELDS)
 
     def build(self, kept: bytes | Spool) -> Form:
         """The form.
@@ -174,10 +174,13 @@ def _kept_form(body: Body, media_type: str, parameters: Mapping[str, str]) -> Ca
 
 
 def _parse_kept(body: Body, charset: str | None) -> Form:
+    enough = body.limits.max_form_memory_bytes
     parts = Parts()
     for block in body.stream_nowait():
-        _add(parts, block, body.limits)
-    return _parse(parts, charset, body.limits)
+        parts.add(block)
+        if enough is not None and parts.size > enough:
+            break
+    return _parse(parts.join(), charset, body.limits)
 
 
 def read_form_nowait(body: Body, media_type: str, parameters: Mapping[str, str]) -> Form:
@@ -211,7 +214,10 @@ async def read_form(body: Body, media_type: str, parameters: Mapping[str, str]) 
             pass
         return form
     if media_type == URLENCODED:
-        return await _read_urlencoded(body, parameters.get("charset"))
+        raw = await body.read("form()", body.limits.max_form_memory_bytes)
+        if len(raw) <= _LOOP_BYTES:
+            return _parse(raw, parameters.get("charset"), body.limits)
+        return await in_file_thread(_parse, raw, parameters.get("charset"), body.limits)
     parser = _open_parser(body, media_type, parameters, URLENCODED)
     builder = _Builder(body.limits)
     contents = _file_contents(body, parser, builder)
@@ -221,13 +227,9 @@ async def read_form(body: Body, media_type: str, parameters: Mapping[str, str]) 
     return await in_file_thread(builder.build, kept)
 
 
-def _stream(body: Body) -> AsyncGenerator[bytes, None]:
-    return cast("AsyncGenerator[bytes, None]", body.stream("form()"))
-
-
 async def _file_contents(body: Body, parser: PartParser, builder: _Builder) -> AsyncGenerator[bytes, None]:
     """The contents of all files, one after the other."""
-    async with aclosing(_stream(body)) as blocks:
+    async with aclosing(cast("AsyncGenerator[bytes, None]", body.stream("form()"))) as blocks:
         reader = PartReader(parser, blocks, body.limits)
         while (event := await reader.event()) is not None:
             content = builder.take(event, builder.file_bytes)
@@ -235,24 +237,8 @@ async def _file_contents(body: Body, parser: PartParser, builder: _Builder) -> A
                 yield content
 
 
-async def _read_urlencoded(body: Body, charset: str | None) -> Form:
-    parts = Parts()
-    async with aclosing(_stream(body)) as blocks:
-        async for block in blocks:
-            _add(parts, block, body.limits)
-    if parts.size <= _LOOP_BYTES:
-        return _parse(parts, charset, body.limits)
-    return await in_file_thread(_parse, parts, charset, body.limits)
-
-
-def _add(parts: Parts, block: bytes, limits: Limits) -> None:
-    parts.add(block)
-    if limits.max_form_memory_bytes is not None and parts.size > limits.max_form_memory_bytes:
-        raise BodyTooLargeError(limits.max_form_memory_bytes, "form fields")
-
-
-def _parse(parts: Parts, charset: str | None, limits: Limits) -> Form:
-    return cast("Form", MultiDictProxy(parse_urlencoded(parts.join(), charset, limits)))
+def _parse(raw: bytes, charset: str | None, limits: Limits) -> Form:
+    return cast("Form", MultiDictProxy(parse_urlencoded(raw, charset, limits)))
 
 
 # --- part by part ----------------------------------------------------------------------------------------

@@ -20,7 +20,16 @@ from ._params import parse_fields
 from .errors import BodyTooLargeError, MalformedBodyError, MalformedRequestError
 from .limits import Limits
 
-__all__ = ["MULTIPART", "URLENCODED", "PartParser", "Signal", "decode_field", "describe", "parse_urlencoded"]
+__all__ = [
+    "ALL_FIELDS",
+    "MULTIPART",
+    "URLENCODED",
+    "PartParser",
+    "Signal",
+    "decode_field",
+    "describe",
+    "parse_urlencoded",
+]
 
 MULTIPART: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
@@ -51,6 +60,9 @@ _CHARSETS: Final = {
     }.items()
     for label in labels.split()
 }
+
+ALL_FIELDS: Final = "form fields"
+"""What ``Limits.max_form_memory_bytes`` is about, for the error that names it."""
 
 # As much of a name as an error repeats.
 _SHOWN: Final = 40
@@ -92,9 +104,12 @@ def parse_urlencoded(raw: bytes, charset: str | None, limits: Limits) -> MultiDi
     """Parse an urlencoded form: the grammar of query strings.
 
     Raises:
-        BodyTooLargeError: More than ``limits.max_form_field_bytes`` in one field, as it was sent.
+        BodyTooLargeError: More than ``limits.max_form_memory_bytes``, or ``limits.max_form_field_bytes`` in one field,
+            as they were sent.
         MalformedBodyError: More than ``limits.max_form_fields`` fields, or what is no text.
     """
+    if limits.max_form_memory_bytes is not None and len(raw) > limits.max_form_memory_bytes:
+        raise BodyTooLargeError(limits.max_form_memory_bytes, ALL_FIELDS)
     codec = _codec(charset, "content-type")
     if limits.max_form_fields is not None and raw and raw.count(b"&") >= limits.max_form_fields:
         raise MalformedBodyError("body", f"more than {limits.max_form_fields} form fields")
@@ -218,11 +233,12 @@ class PartParser:
             if self._is_complete or self._cut >= len(self._block):
                 self._block = b""
                 return Signal.NEEDS_BLOCK
-            self._tail = (self._tail + self._piece[-3:])[-3:]
-            self._offset += len(self._piece)
-            self._piece = self._block[self._cut : self._cut + SLICE_BYTES]
+            piece = self._piece
+            self._tail = piece if len(piece) >= 3 else self._tail[-3:] + piece
+            self._offset += len(piece)
+            self._piece = piece = self._block[self._cut : self._cut + SLICE_BYTES]
             self._cut += SLICE_BYTES
-            self._events = self._parser.parse(self._piece)
+            self._events = self._parser.parse(piece)
 
     def finish(self) -> None:
         """The body is here: see that the form is, too.
@@ -246,9 +262,10 @@ class PartParser:
         # From the end of the last content on; in front of this piece there are at most three bytes of that line.
         begin = self.position - self._offset
         if begin < 0:
-            found = (self._tail + self._piece[:3]).find(b"\r\n\r\n", max(begin + len(self._tail), 0))
+            tail = self._tail[-3:]
+            found = (tail + self._piece[:3]).find(b"\r\n\r\n", max(begin + len(tail), 0))
             if found >= 0:
-                return self._offset - len(self._tail) + found + 4
+                return self._offset - len(tail) + found + 4
         return self._offset + self._piece.index(b"\r\n\r\n", max(begin, 0)) + 4
 
     def _fail(self, failure: Exception) -> Exception:

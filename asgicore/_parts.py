@@ -190,14 +190,11 @@ class PartReader(_Reader):
     async def event(self) -> Segment | bytes | Signal | None:
         """What comes next, ``None`` at the end of the body."""
         self._check_whole()
-        while True:
-            # Before anything is taken out of the parser: it would be lost with a cancellation.
-            if perf_counter() - self._turned > FAIR_SECONDS:
-                await checkpoint()
-                self._turned = perf_counter()
-            event = self._parser.next()
-            if event is not Signal.NEEDS_BLOCK:
-                return event
+        # Before anything is taken out of the parser: it would be lost with a cancellation.
+        if perf_counter() - self._turned > FAIR_SECONDS:
+            await checkpoint()
+            self._turned = perf_counter()
+        while (event := self._parser.next()) is Signal.NEEDS_BLOCK:
             try:
                 block = await anext(self._blocks)
             except StopAsyncIteration:
@@ -208,6 +205,7 @@ class PartReader(_Reader):
                 self._is_cut = True
                 raise
             self._parser.feed(block)
+        return event
 
     async def content(self, part: _Head) -> bytes:
         """The content that comes next of this part, ``b""`` at its end."""

@@ -561,6 +561,7 @@ LARGER = "larger than the limit of 10 bytes"
         (b"a=\x81", "cp1252", {}, 400, "body: no text in cp1252"),
         (b"a=1", "utf-7", {}, 400, "content-type: charset 'utf-7' is not known; send UTF-8"),
         (b"a&b&c", None, {"max_form_fields": 2}, 400, "body: more than 2 form fields"),
+        (b"a=" + b"x" * 9, None, {"max_form_memory_bytes": 10}, 413, f"form fields: {LARGER}"),
         (b"a=1", None, {"max_form_fields": 0}, 400, "body: more than 0 form fields"),
         (
             b"b=1&long%00\xff=" + b"x" * 11,
@@ -583,7 +584,7 @@ def test_urlencoded_form_that_cannot_be_parsed_is_refused(
 
 def test_urlencoded_form_at_the_limits_passes() -> None:
     """A limit is the most that is allowed; an empty form has no field too many."""
-    limits = Limits(max_form_fields=2, max_form_field_bytes=3)
+    limits = Limits(max_form_fields=2, max_form_field_bytes=3, max_form_memory_bytes=10)
     assert len(parse_urlencoded(b"abc=def&a=", None, limits)) == 2
     assert len(parse_urlencoded(b"", None, Limits(max_form_fields=0))) == 0
     assert len(parse_urlencoded(b"&".join([b"a=" + b"x" * 200] * 2000), None, NO_LIMITS)) == 2000
