@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias, TypeVarTuple, cast
 
 from multidict import MultiDict, MultiDictProxy
 
@@ -24,11 +24,12 @@ from .limits import Limits
 
 __all__ = ["Form", "open_parts", "open_parts_nowait", "read_form", "read_form_nowait"]
 
+Ts = TypeVarTuple("Ts")
+
 Form: TypeAlias = MultiDictProxy[str | UploadFile]
 
-# A form up to this size is parsed on the event loop, which takes 3 ms at most: it can have 330 parts. A hop to a
-# thread costs about what parsing 100 of them does.
-_LOOP_BYTES: Final = 16 * 2**10
+# Text up to this size is decoded on the event loop, which takes 2 ms at most: it may be all escapes.
+_LOOP_BYTES: Final = 64 * 2**10
 
 # Blocks of 1 MiB that a thread reads and parses in one go: some 5 ms, so that a cancellation does not wait for longer.
 _STEP_BLOCKS: Final = 16
@@ -205,26 +206,33 @@ async def read_form(body: Body, media_type: str, parameters: Mapping[str, str]) 
     Raises:
         As ``Request.form()``.
     """
+    limits = body.limits
     if body.is_kept:
         await body.load()
-        if body.data is not None and len(body.data) <= _LOOP_BYTES:
-            return read_form_nowait(body, media_type, parameters)
-        read = _kept_form(body, media_type, parameters)
-        while (form := await in_file_thread(read)) is None:
-            pass
-        return form
+        if body.data is None:
+            read = _kept_form(body, media_type, parameters)
+            while (form := await in_file_thread(read)) is None:
+                pass
+            return form
     if media_type == URLENCODED:
-        raw = await body.read("form()", body.limits.max_form_memory_bytes)
-        if len(raw) <= _LOOP_BYTES:
-            return _parse(raw, parameters.get("charset"), body.limits)
-        return await in_file_thread(_parse, raw, parameters.get("charset"), body.limits)
+        raw = await body.read("form()", limits.max_form_memory_bytes)
+        return await _off_loop(len(raw), _parse, raw, parameters.get("charset"), limits)
     parser = _open_parser(body, media_type, parameters, URLENCODED)
-    builder = _Builder(body.limits)
-    contents = _file_contents(body, parser, builder)
-    kept = await keep(Parts(), contents, body.limits.spool_threshold_bytes, body.hold)
-    if builder.memory_bytes <= _LOOP_BYTES:
-        return builder.build(kept)
-    return await in_file_thread(builder.build, kept)
+    builder = _Builder(limits)
+    if body.is_kept:
+        reader = PartReader(parser, body.stream(), limits)
+        while (event := await reader.event()) is not None:
+            builder.take(event, parser.position)
+        kept = body.kept
+    else:
+        contents = _file_contents(body, parser, builder)
+        kept = await keep(Parts(), contents, limits.spool_threshold_bytes, body.hold)
+    return await _off_loop(builder.memory_bytes, builder.build, kept)
+
+
+async def _off_loop(size: int, function: Callable[[*Ts], Form], *args: *Ts) -> Form:
+    """Decode so many bytes, in a worker thread if it takes long."""
+    return function(*args) if size <= _LOOP_BYTES else await in_file_thread(function, *args)
 
 
 async def _file_contents(body: Body, parser: PartParser, builder: _Builder) -> AsyncGenerator[bytes, None]:

@@ -785,7 +785,8 @@ EVENT_SECONDS = 50e-6
 
 
 @needs_multipart
-async def test_form_of_a_stream_that_is_here_lets_others_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+@modes
+async def test_form_that_is_here_lets_others_run(mode: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand fields in one message do not hold the loop."""
 
     class Working(PartParser):
@@ -800,7 +801,7 @@ async def test_form_of_a_stream_that_is_here_lets_others_run(clock: Clock, monke
 
     server = Server(body_messages(multipart(*[part("a", b"x")] * 1000)))
     beats = Beats(clock)
-    handler = Handler(endpoint, body="stream")
+    handler = Handler(endpoint, body=mode)
     await beats.during(lambda: handler(form_scope(), server.receive, server.send))
     assert server.body == b"1000"
     assert beats.longest <= 0.005
@@ -808,11 +809,11 @@ async def test_form_of_a_stream_that_is_here_lets_others_run(clock: Clock, monke
 
 
 @needs_multipart
-@pytest.mark.parametrize(("number", "on_loop"), [(10, True), (300, False)])
-async def test_form_of_a_kept_body_is_parsed_on_the_loop_only_if_it_is_small(
-    number: int, on_loop: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("threshold", "on_loop"), [(10**6, True), (1000, False)])
+async def test_form_of_a_kept_body_is_parsed_where_it_is(
+    threshold: int, on_loop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes more than a few milliseconds is parsed in a worker thread."""
+    """On the loop if it is in memory, in worker threads if it is on disk."""
     threads = set()
 
     class Noticed(PartParser):
@@ -825,8 +826,8 @@ async def test_form_of_a_kept_body_is_parsed_on_the_loop_only_if_it_is_small(
     async def endpoint(request: Request) -> Response:
         return Response(str(len(await request.form())))
 
-    server = await run(endpoint, body_messages(multipart(*[part("a", b"x")] * number)))
-    assert server.body == str(number).encode()
+    server = await run(endpoint, body_messages(multipart(*[part("a", b"x")] * 100)), spool_threshold_bytes=threshold)
+    assert server.body == b"100"
     assert len(threads) == 1
     assert (threading.main_thread() in threads) is on_loop
 
@@ -853,23 +854,30 @@ async def test_form_of_a_huge_kept_body_is_read_in_steps(monkeypatch: pytest.Mon
     assert len(steps) == 4
 
 
-@needs_multipart
-async def test_form_of_many_streamed_bytes_is_decoded_in_a_worker_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Megabytes of text in an old charset take longer than the loop may be held."""
+@pytest.mark.parametrize("mode", ["spool", "stream"])
+@pytest.mark.parametrize(
+    ("content_type", "where", "name"),
+    [(URLENCODED, _form, "_parse"), pytest.param(MULTIPART, _form._Builder, "build", marks=needs_multipart)],
+)
+async def test_form_of_much_text_is_decoded_in_a_worker_thread(
+    mode: str, content_type: bytes, where: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of escapes, or of text in an old charset, take longer than the loop may be held."""
     threads = []
-    build = _form._Builder.build
+    decode = getattr(where, name)
 
-    def noticed(self: Any, kept: Any) -> Any:
+    def noticed(*args: Any) -> Any:
         threads.append(threading.current_thread())
-        return build(self, kept)
+        return decode(*args)
 
-    monkeypatch.setattr(_form._Builder, "build", noticed)
+    monkeypatch.setattr(where, name, noticed)
 
     async def endpoint(request: Request) -> Response:
         return Response(str(len(await request.form())))
 
-    for size in (100, 10**6):
-        assert (await run(endpoint, cut(multipart(part("a", b"x" * size)), 65536), mode="stream")).body == b"1"
+    for size in (100, 10**6 - 100):
+        body = b"a=" + b"x" * size if content_type == URLENCODED else multipart(part("a", b"x" * size))
+        assert (await run(endpoint, cut(body, 65536), mode=mode, content_type=content_type)).body == b"1"
     assert threads[0] is threading.main_thread()
     assert threads[1] is not threading.main_thread()
 
