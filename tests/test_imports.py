@@ -23,12 +23,15 @@ LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables", "_dates", "_encoders"},
     {"_headers", "_params", "_cookies", "_target", "_accept", "_conditions", "_sse"},
-    {"_meta", "_extensions"},
+    {"_meta", "_extensions", "_multipart_library"},
+    {"_form_data"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals"},
-    {"_body", "_files", "_keep_alive"},
+    {"_body", "_files", "_keep_alive", "_uploads"},
+    {"_parts"},
+    {"_form"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
     {"_exchange", "_encoded", "_events"},
@@ -51,7 +54,7 @@ LAYERS: list[set[str]] = [
     {"django_bridge.__main__"},
     {"django_bridge.__init__"},
 ]
-PURE = {name for layer in LAYERS[:4] for name in layer} | {
+PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
     "wsgi_bridge._scope",
     "wsgi_bridge._start_response",

@@ -37,6 +37,18 @@ async def spool(request: Request) -> Response:
     return PlainTextResponse(str(await shared.spool(request.stream())))
 
 
+async def form(request: Request) -> Response:
+    return PlainTextResponse(str(len((await request.form).multi_items())))
+
+
+async def form_upload(request: Request) -> Response:
+    upload = (await request.form)["file"]
+    try:
+        return PlainTextResponse(str(upload.file.seek(0, 2)))
+    finally:
+        await upload.aclose()
+
+
 async def kept(request: Request) -> Response:
     return PlainTextResponse(str(await shared.keep(request.stream())))
 
@@ -64,6 +76,8 @@ VIEWS = {
     "json": json,
     "count": count,
     "spool": spool,
+    "form": form,
+    "form-upload": form_upload,
     "parts": parts,
     "wait": wait,
     "kept": kept,

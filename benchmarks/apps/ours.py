@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from asgicore import Endpoint, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
 
@@ -36,6 +37,16 @@ async def count(request: Request) -> Response:
 
 async def spool(request: Request) -> Response:
     return Response(str(shared.read_back(await request.file())))
+
+
+async def form(request: Request) -> Response:
+    form = await request.form()
+    return Response(str(len(form)))
+
+
+async def form_upload(request: Request) -> Response:
+    upload: Any = (await request.form())["file"]
+    return Response(str(upload.size))
 
 
 async def whole(request: Request) -> Response:
@@ -74,6 +85,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "json": json,
     "count": count,
     "spool": spool,
+    "form": form,
+    "form-upload": form_upload,
     "whole": whole,
     "parts": parts,
     "wait": wait,
@@ -85,7 +98,7 @@ ENDPOINTS: dict[str, Endpoint] = {
 
 def build(workload: str, variant: str) -> App | None:
     """``variant``: the defaults are "cancel"; "notify" and "stream" differ in one option each."""
-    if variant == "stream" and workload not in ("hello", "inspect", "json"):
+    if variant == "stream" and workload not in ("hello", "inspect", "json", "form", "form-upload"):
         return None
     return Handler(
         ENDPOINTS[workload],

@@ -43,6 +43,17 @@ async def spool(request: Request) -> Response:
     return PlainTextResponse(str(await shared.spool(request.stream())))
 
 
+async def form(request: Request) -> Response:
+    async with request.form() as form:
+        return PlainTextResponse(str(len(form)))
+
+
+async def form_upload(request: Request) -> Response:
+    async with request.form() as form:
+        upload: Any = form["file"]
+        return PlainTextResponse(str(upload.size))
+
+
 async def kept(request: Request) -> Response:
     return PlainTextResponse(str(await shared.keep(request.stream())))
 
@@ -73,6 +84,8 @@ ENDPOINTS: dict[str, Callable[[Request], Any]] = {
     "json": json,
     "count": count,
     "spool": spool,
+    "form": form,
+    "form-upload": form_upload,
     "parts": parts,
     "wait": wait,
     "kept": kept,
