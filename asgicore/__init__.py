@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+from . import _alone
 from ._body import Body as Body
+from ._extensions import TLS as TLS
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
@@ -21,7 +23,7 @@ from ._response import HTMLResponse as HTMLResponse
 from ._response import JSONResponse as JSONResponse
 from ._response import RedirectResponse as RedirectResponse
 from ._response import Response as Response
-from ._response import StreamingResponse as StreamingResponse
+from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
@@ -43,6 +45,9 @@ from .errors import UsageError as UsageError
 from .limits import Limits as Limits
 
 __version__ = "0.1.0"
+
+# A response is an ASGI application by the engine, which stands above it.
+Response._serve = _alone.serve_alone
 
 __all__ = [
     "AsgicoreError",
@@ -70,6 +75,7 @@ __all__ = [
     "ResponseStateError",
     "ServerProtocolError",
     "StreamingResponse",
+    "TLS",
     "TargetTooLongError",
     "Threads",
     "ThreadsBusyError",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
@@ -124,6 +124,8 @@ class Body:
     """The scope, where no handler listens for the disconnect and others may build requests on the same channel."""
     failure: BaseException | None = None
     """Why nothing more can be received."""
+    find_hinter: Callable[[], Callable[[Iterable[str]], Awaitable[bool]] | None] | None = None
+    """Finds what sends early hints ahead of the response, where the server takes them."""
     needs_closing: bool = False
     """Whether an iterator or a file may have to be closed."""
     data: bytes | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self, cast
 from urllib.parse import quote
+from weakref import WeakMethod
 
 from ._body import Body
+from ._extensions import EARLY_HINT
 from ._response import Response
 from ._watch import Listener
 from ._writer import Writer
@@ -51,11 +54,12 @@ class Exchange(Writer):
         self._send = send
         self._head = scope.get("method") == "HEAD"
         self._chunk_size = chunk_size
-
-    @property
-    def takes_paths(self) -> bool:
-        """As the scope says."""
-        return "http.response.pathsend" in (self.scope.get("extensions") or ())
+        offered = scope.get("extensions")
+        if offered and isinstance(offered, Mapping):
+            self.extensions = cast("Mapping[str, Any]", offered)
+            if EARLY_HINT in self.extensions:
+                # Weak: the body would hold what holds it.
+                body.find_hinter = WeakMethod(self.send_early_hints)
 
     @property
     def is_gone(self) -> bool:

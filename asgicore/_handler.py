@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
@@ -30,16 +30,18 @@ from anyio.lowlevel import checkpoint
 from ._body import Body
 from ._callables import is_async_callable
 from ._exchange import Cancellation, Exchange
+from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
 from ._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
-from ._response import Background, Response, StreamingResponse
+from ._response import Background, Response
+from ._streaming_response import StreamingResponse
 from ._target import check_target
 from ._threads import Threads
 from ._watch import Listener, log_cut, resume, run_shielded, start_listener, timed
-from ._writer import DONE, Writer, limit_send, slice_bytes
+from ._writer import DONE, TRAILING, Writer, limit_send, slice_bytes
 from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import RawHeaders, Receive, Scope, Send
@@ -64,6 +66,10 @@ def _of_the_client(exc: Exception) -> Exception:
         while isinstance(error, ExceptionGroup):
             error = cast("Any", error).exceptions[0]
     return cast("Exception", error)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _closing() -> HTTPError:
@@ -249,7 +255,7 @@ class Handler:
                         await resume(coro, yielded, body)
             if exchange.state is DONE:
                 response = exchange.response
-                if response is not None and response.background is not None:
+                if response is not None and response._extras is not None and response.background is not None:
                     await self._run_background(exchange, response.background)
             elif exchange.is_ending:
                 await self._end(exchange)
@@ -332,6 +338,8 @@ class Handler:
                 exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
+                if response._extras is not None:
+                    response = await self._prepare(exchange, response)
             except Exception as exc:
                 response = self._answer(exchange, exc)
                 exchange.take(response)
@@ -342,7 +350,12 @@ class Handler:
                 await self._deliver(response, exchange)
                 if not exchange.is_done:
                     raise ResponseStateError("send_response returned before the final message was sent")
-            elif self._cuts_itself or isinstance(response, StreamingResponse) or len(response.body) > self.chunk_size:
+            elif (
+                self._cuts_itself
+                or isinstance(response, StreamingResponse)
+                or len(response.body) > self.chunk_size
+                or response._extras is not None
+            ):
                 await self._sending(response, exchange)
             else:
                 # The usual response goes out in one message; a call less is 0.1 us.
@@ -353,6 +366,14 @@ class Handler:
             response = self._answer(exchange, exc)
             exchange.take(response)
             await self._deliver(response, exchange)
+
+    async def _prepare(self, exchange: Exchange, response: Response) -> Response:
+        # The request's own scope: its fields are a list, whatever the server gave.
+        request = exchange.request
+        prepared = await response.prepare(request.scope if isinstance(request, Request) else exchange.scope)
+        if prepared is not response:
+            exchange.take(prepared)
+        return prepared
 
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
@@ -411,6 +432,8 @@ class Handler:
         """The handler is being closed: end what was cut short so that the client can tell."""
         if exchange.is_open:
             await exchange({"type": "http.response.body", "body": b"", "more_body": False})
+            if exchange.state is TRAILING:
+                await exchange({"type": TRAILERS, "headers": [], "more_trailers": False})
         elif not exchange.is_started:
             response = self._refuse(exchange.request, _closing())
             exchange.take(response)
@@ -595,10 +618,23 @@ class Handler:
         await self._sending(response, send if isinstance(send, Writer) else Writer(send, False, self.chunk_size))
 
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
+        if response._extras is not None:
+            writer.trailers = response._extras.trailers
+            if response._extras.debug_info is not None:
+                return self._send_with_debug(response, writer, response._extras.debug_info)
+        return self._send_plain(response, writer)
+
+    async def _send_with_debug(self, response: Response, writer: Writer, info: Mapping[str, Any]) -> None:
+        await writer.send_debug(info)
+        await self._send_plain(response, writer)
+
+    def _send_plain(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         headers = response.raw_headers()
         if isinstance(response, StreamingResponse):
-            if response.path is not None and writer.takes_paths:
+            if response.path is not None and PATHSEND in writer.extensions:
                 return writer.send_path(response.status_code, headers, response.path)
+            if response.segments is not None and ZEROCOPYSEND in writer.extensions:
+                return writer.send_segments(response.status_code, headers, response.file, response.segments)
             if isinstance(writer, Exchange):
                 return self._stream(writer, response, headers)
             parts = response.parts(self.threads)
@@ -606,6 +642,8 @@ class Handler:
                 response.status_code, headers, parts, self.chunk_bytes, cuts_all=self._cuts_itself
             )
         body = response.body
+        if writer.trailers is not None:
+            return writer.send_stream(response.status_code, headers, _once(body), self.chunk_bytes)
         chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None
         return writer.send_whole(response.status_code, headers, body, chunks)
 

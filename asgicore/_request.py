@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
 from multidict import CIMultiDictProxy, MultiDictProxy
 
 from ._body import Body
+from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
+from ._dates import to_timestamp
+from ._extensions import TLS, encode_links, find_tls
 from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
 from ._params import parse_query
 from ._target import address, build_url, check_host, host_from_server, split_root_path
-from .errors import MalformedBodyError, MalformedRequestError
+from ._writer import Writer
+from .errors import HTTPError, MalformedBodyError, MalformedRequestError
 from .limits import DEFAULT_LIMITS, Limits
-from .types import RawHeaders, Receive, Scope
+from .types import RawHeaders, Receive, Scope, Send
 
 __all__ = ["Request"]
 
@@ -56,6 +61,7 @@ class Request:
         scope: The connection scope; not changed. Where ``receive`` is the server's channel, the first use of the body
             is noted there, so that another request on the same channel does not wait for what is gone.
         receive: The server's channel, or the :class:`Body` that owns it already.
+        send: The server's channel for the response, for :meth:`send_early_hints`; not needed where a ``Body`` is given.
         limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
     """
 
@@ -63,13 +69,19 @@ class Request:
 
     scope: Scope
 
-    def __init__(self, scope: Scope, receive: Receive | Body, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive | Body, send: Send | None = None, *, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.scope = scope
         if isinstance(receive, Body):
             self._body = receive
         else:
             self._body = Body(receive, limits)
             self._body.lone_scope = scope
+            if send is not None:
+                writer = Writer(send)
+                writer.extensions = self.extensions
+                self._body.find_hinter = lambda: writer.send_early_hints
         self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None
@@ -229,6 +241,35 @@ class Request:
         value = self._field(b"content-length")
         return None if value is None else parse_content_length(value)
 
+    def check_preconditions(
+        self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True
+    ) -> None:
+        """Hold the preconditions against what is there now, before anything is changed (RFC 9110 section 13).
+
+        ::
+
+            request.check_preconditions(etag=note.etag)  # a PUT with If-Match of an older version: 412
+            note.update(await request.json())
+
+        Args:
+            etag: The current tag, with its quotes; ``None`` if it has none.
+            last_modified: When it changed last, a ``datetime`` (without a zone: UTC) or seconds since 1970.
+            exists: Whether there is anything; ``If-None-Match: *`` asks for nothing to be there.
+
+        Raises:
+            HTTPError: 412, or 304 for a GET or HEAD whose client has it already.
+            InvalidHeaderError: ``etag`` is no tag.
+        """
+        verdict = evaluate(
+            self.method,
+            self.raw_headers,
+            None if etag is None else check_etag(etag),
+            None if last_modified is None else to_timestamp(last_modified),
+            exists=exists,
+        )
+        if verdict is not None:
+            raise HTTPError(verdict, headers={} if etag is None else {"etag": etag})
+
     # --- where it came from --------------------------------------------------------------------------
 
     @property
@@ -265,6 +306,34 @@ class Request:
         """The ASGI extensions that the server offers."""
         given: Any = self.scope.get("extensions")
         return cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+
+    @property
+    def tls(self) -> TLS | None:
+        """The TLS connection; ``None`` where there is none, or the server does not tell."""
+        return find_tls(self.extensions)
+
+    async def send_early_hints(self, *links: str) -> bool:
+        """Tell the client what to fetch while the response is being made: a 103 with ``link`` fields (RFC 8297).
+
+        ::
+
+            await request.send_early_hints("</style.css>; rel=preload; as=style")
+
+        Args:
+            links: Values of ``link`` fields (RFC 8288).
+
+        Returns:
+            Whether it was sent: ``False`` if the server does not offer it, or the response was started.
+
+        Raises:
+            InvalidHeaderError: A link must not leave.
+            ClientDisconnectedError: The client left.
+        """
+        hinter = None if self._body.find_hinter is None else self._body.find_hinter()
+        if hinter is None:
+            encode_links(links)  # what is wrong is wrong under every server
+            return False
+        return await hinter(links)
 
     # --- body ----------------------------------------------------------------------------------------
 

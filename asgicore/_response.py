@@ -6,27 +6,26 @@ A response built without touching ``.headers`` keeps its header fields as the by
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from datetime import datetime, timedelta
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 from urllib.parse import quote
 
+from ._conditions import build_etag, check_etag, evaluate
 from ._cookies import SameSite, build_set_cookie
+from ._dates import build_http_date, parse_http_date, to_timestamp
+from ._extensions import build_server_timing, encode_trailer_names
 from ._grammar import CONTENT_LENGTH, PATH_CONTROL
 from ._headers import Headers, encode_field, encode_name, find, find_all, pairs
-from ._pump import Pump, iterate
-from ._threads import SHARED, Threads
-from .errors import ContentLengthError, InvalidHeaderError, ResponseStateError, is_status
-from .types import HeadersInput, RawHeaders
+from ._writer import Trailers
+from .errors import ContentLengthError, HTTPError, InvalidHeaderError, is_status
+from .types import HeadersInput, RawHeaders, Receive, Scope, Send
 
-__all__ = ["HTMLResponse", "JSONResponse", "RedirectResponse", "Response", "StreamingResponse"]
+__all__ = ["Extras", "HTMLResponse", "JSONResponse", "RedirectResponse", "Response"]
 
 Background: TypeAlias = Callable[[], object]
 """A function without arguments, async or not; what is not async runs in a worker thread."""
-
-AsyncParts: TypeAlias = AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str]
-SyncParts: TypeAlias = Iterable[bytes] | Iterable[str] | Iterable[bytes | str]
 
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -45,8 +44,30 @@ _CONTENT_TYPES: Final = {
 }
 
 
+class Extras:
+    """What few responses have; those that have none of it cost nothing for it.
+
+    Args:
+        background: As :attr:`Response.background`.
+
+    Raises:
+        TypeError: It is no callable.
+    """
+
+    __slots__ = ("background", "debug_info", "is_conditional", "trailers")
+
+    def __init__(self, background: Background | None = None) -> None:
+        if background is not None:
+            _check_background(background)
+        self.background = background
+        self.debug_info: Mapping[str, Any] | None = None
+        self.trailers: Trailers | None = None
+        self.is_conditional = False
+        """Whether the application has set a validator, against which the preconditions of requests are held."""
+
+
 class Response:
-    """A response whose body is there as a whole.
+    """A response whose body is there as a whole; also an ASGI application: ``await response(scope, receive, send)``.
 
     Args:
         content: The body; ``str`` is sent as UTF-8.
@@ -65,16 +86,18 @@ class Response:
         TypeError: The content is neither ``bytes`` nor ``str``, or ``background`` is no callable.
     """
 
-    __slots__ = ("_body", "_headers", "_raw", "background", "status_code")
+    __slots__ = ("_body", "_extras", "_headers", "_raw", "status_code")
 
     default_content_type: ClassVar[str | None] = None
     """The ``content-type`` where none is given."""
 
     status_code: int
-    background: Background | None
     _body: bytes
+    _extras: Extras | None
     _headers: Headers | None
     _raw: RawHeaders
+    _serve: ClassVar[Callable[[Response, Scope, Receive, Send], Awaitable[None]]]
+    """What :meth:`__call__` does; the engine, which stands above this module, puts itself here."""
 
     def __init__(
         self,
@@ -94,12 +117,10 @@ class Response:
         else:
             body = _as_bytes(content)
             default = self.default_content_type
-        if background is not None:
-            _check_background(background)
+        self._extras = None if background is None else Extras(background)
         self.status_code = (
-            status_code if type(status_code) is int and 200 <= status_code <= 599 else _status(status_code)
+            status_code if type(status_code) is int and 200 <= status_code <= 599 else check_status(status_code)
         )
-        self.background = background
         self._headers = None
         self._body = body
         if headers is None:
@@ -107,7 +128,7 @@ class Response:
             raw = [] if kind is None else [_content_type(kind)]
             is_declared = False
         else:
-            raw = _fields(headers, content_type, default)
+            raw = build_fields(headers, content_type, default)
             is_declared = find(raw, b"content-length") is not None
         self._raw = raw
         if is_declared:
@@ -127,7 +148,7 @@ class Response:
         """
         response = cls.__new__(cls)
         response.status_code = status_code
-        response.background = None
+        response._extras = None
         response._headers = None
         response._raw = raw_headers
         response._set_content(content)
@@ -166,7 +187,7 @@ class Response:
             self._check_length(raw)
         status = self.status_code
         if type(status) is not int or not 200 <= status <= 599:
-            status = _status(status)
+            status = check_status(status)
         if status in (204, 304) or status < 200:
             # RFC 9110 section 8.6: no length on 1xx and 204; on 304 that of the representation, which 0 is not.
             raw = [field for field in raw if field[0] != b"content-length" or (status == 304 and field[1] != b"0")]
@@ -249,6 +270,144 @@ class Response:
         secure = secure or samesite == "none" or str(key).lower().startswith(("__secure-", "__host-"))
         self.set_cookie(key, "", 0, 0, path, domain, secure, httponly, samesite, partitioned)
 
+    def set_etag(self, value: str | None = None, *, weak: bool = False) -> None:
+        """Give the representation a tag, by which GET and HEAD become conditional (RFC 9110 section 8.8.3).
+
+        Args:
+            value: The tag, with or without its quotes; that of a hash of the body if ``None``.
+            weak: Whether representations that mean the same have the same tag; else it stands for the bytes.
+
+        Raises:
+            InvalidHeaderError: A character may not stand in a tag.
+            UsageError: There is no body to take a hash of.
+        """
+        if value is None:
+            value = blake2b(self._body_to_hash(), digest_size=16).hexdigest()
+        self.headers["etag"] = check_etag(value) if value.endswith('"') else build_etag(value, weak=weak)
+        self._extended().is_conditional = True
+
+    def _body_to_hash(self) -> bytes:
+        return self._body
+
+    @property
+    def last_modified(self) -> datetime | None:
+        """When the representation changed last, in whole seconds, by which GET and HEAD become conditional (RFC 9110
+        section 8.8.2). Takes a ``datetime`` (without a zone: UTC) or seconds since 1970."""
+        value = parse_http_date(self.headers.get("last-modified", "").encode("latin-1"))
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+    @last_modified.setter
+    def last_modified(self, moment: datetime | float) -> None:
+        self.headers["last-modified"] = build_http_date(to_timestamp(moment))
+        self._extended().is_conditional = True
+
+    @property
+    def background(self) -> Background | None:
+        """Called without arguments after the last byte was handed to the server."""
+        return None if self._extras is None else self._extras.background
+
+    @background.setter
+    def background(self, background: Background | None) -> None:
+        if background is not None:
+            _check_background(background)
+        self._extended().background = background
+
+    @property
+    def debug_info(self) -> Mapping[str, Any] | None:
+        """What a test client gets to know of how the response was made (``http.response.debug``)."""
+        return None if self._extras is None else self._extras.debug_info
+
+    @debug_info.setter
+    def debug_info(self, info: Mapping[str, Any] | None) -> None:
+        self._extended().debug_info = info
+
+    def set_trailers(self, names: Iterable[str], compute: Callable[[], HeadersInput | Awaitable[HeadersInput]]) -> None:
+        """Send fields after the body (RFC 9110 section 6.5), where the server offers it; else they are left out.
+
+        ::
+
+            digest = sha256()
+            response = StreamingResponse(hashed(parts, digest))
+            response.set_trailers(["x-checksum"], lambda: {"x-checksum": digest.hexdigest()})
+
+        Args:
+            names: Of all fields that may come; declared in the field ``trailer``.
+            compute: Called when the last part was sent, on the event loop; may be async.
+
+        Raises:
+            InvalidHeaderError: A name is no token, or that of a field which a recipient needs before the body.
+            TypeError: ``names`` is a single text.
+            ValueError: There is no name.
+
+        What ``compute`` raises, also by a field that was not declared, aborts the response.
+        """
+        self._extended().trailers = (encode_trailer_names(names), compute)
+
+    def add_server_timing(self, name: str, milliseconds: float | None = None, description: str | None = None) -> None:
+        """Add one metric to the field ``server-timing``, which browsers show (W3C Server Timing).
+
+        Raises:
+            InvalidHeaderError: The name is no token, or the description holds a control.
+            ValueError: ``milliseconds`` is no finite number.
+        """
+        self.headers.add("server-timing", build_server_timing(name, milliseconds, description))
+
+    def _extended(self) -> Extras:
+        if self._extras is None:
+            self._extras = Extras()
+        return self._extras
+
+    async def prepare(self, scope: Scope) -> Response:
+        """Fit the response to the request. Called once by the engine, before anything is sent, for responses with
+        :class:`Extras`.
+
+        With a validator (:meth:`set_etag`, :attr:`last_modified`) a GET or HEAD that is conditional on it is
+        answered with 304, or refused with 412 (RFC 9110 section 13).
+
+        Returns:
+            What to send: this response, or another one that brings the extras of this. Both are closed.
+
+        Raises:
+            HTTPError: To be answered with that.
+        """
+        if (
+            self._extras is not None
+            and self._extras.is_conditional
+            and 200 <= self.status_code < 300
+            and scope.get("method") in ("GET", "HEAD")
+        ):
+            modified = self.last_modified
+            verdict = evaluate(
+                scope["method"],
+                scope.get("headers") or (),
+                self.headers.get("etag"),
+                None if modified is None else to_timestamp(modified),
+            )
+            if verdict == 412:
+                raise HTTPError(412)
+            if verdict == 304:
+                return self._not_modified()
+        return self
+
+    def _not_modified(self) -> Response:
+        """The 304 that stands for this response, without the fields about content (RFC 9110 section 15.4.5)."""
+        about_content = ("content-length", "content-type", "content-encoding", "content-language", "content-range")
+        response = Response.prepared(
+            b"", 304, [field for field in self.raw_headers() if field[0].decode() not in about_content]
+        )
+        response._extras = self._extras
+        return response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, as an ASGI application: inside of another framework, or of a bare application.
+
+        A disconnect cancels a stream; all is closed on every way out.
+
+        Raises:
+            BaseException: What making or sending it raises, unchanged; a client that leaves is no error.
+        """
+        await self._serve(scope, receive, send)
+
     async def aclose(self) -> None:
         """Let go of what the body is made from; the engine calls it once for every response."""
 
@@ -259,7 +418,12 @@ class Response:
         return f"<{type(self).__name__} {self.status_code}>"
 
 
-def _status(status_code: object) -> int:
+def check_status(status_code: object) -> int:
+    """The status as an integer from 100 to 599.
+
+    Raises:
+        ValueError: It is none.
+    """
     if not is_status(status_code):
         raise ValueError(f"status_code takes an integer from 100 to 599, not {status_code!r}")
     return int(status_code)  # http.HTTPStatus
@@ -275,7 +439,7 @@ def _content_type(value: str) -> tuple[bytes, bytes]:
     return (isinstance(value, str) and _CONTENT_TYPES.get(value)) or encode_field("content-type", value)
 
 
-def _fields(headers: HeadersInput | None, content_type: str | None, default: str | None) -> RawHeaders:
+def build_fields(headers: HeadersInput | None, content_type: str | None, default: str | None) -> RawHeaders:
     """Check and encode a ``headers=`` argument, with a type that overrides it or a default that does not."""
     raw = [encode_field(name, value) for name, value in pairs(headers)]
     if content_type is not None:
@@ -389,95 +553,3 @@ class RedirectResponse(Response):
             raise InvalidHeaderError("location", "the URL holds characters that have no UTF-8 form") from None
         kept = [(name, value) for name, value in pairs(headers) if encode_name(name) != b"location"]
         super().__init__(b"", status_code, [("location", location), *kept], background=background)
-
-
-class StreamingResponse(Response):
-    """A response whose body comes part by part.
-
-    Of an asynchronous iterable the next part is asked for when the server has taken the last one. A synchronous one
-    runs in a worker thread for its whole life, at most 768 KiB ahead of the server, and every part goes out at once.
-    The iterator is closed by the engine on every exit, in the task or thread that iterated, also where it never began.
-
-    Args:
-        content: An asynchronous or synchronous iterable of ``bytes`` or ``str`` (sent as UTF-8).
-        status_code: As for :class:`Response`.
-        headers: As for :class:`Response`. A ``content-length`` is held against what comes: bytes beyond it are not
-            sent, and a stream that falls short of it is aborted.
-        content_type: As for :class:`Response`; none if ``None``.
-        background: As for :class:`Response`.
-
-    Raises:
-        TypeError: ``content`` is no iterable, or is there as a whole.
-        InvalidHeaderError: As for :class:`Response`.
-    """
-
-    __slots__ = ("_content", "_iterator", "path")
-
-    path: str | None
-    """The absolute path of a file that the body is the whole of: sent by the server itself where it offers to
-    (``http.response.pathsend``); the content is then not asked for."""
-
-    def __init__(
-        self,
-        content: AsyncParts | SyncParts,
-        status_code: int = 200,
-        headers: HeadersInput | None = None,
-        content_type: str | None = None,
-        *,
-        background: Background | None = None,
-    ) -> None:
-        if isinstance(content, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(
-            content, (AsyncIterable, Iterable)
-        ):
-            raise TypeError(
-                f"StreamingResponse takes an iterable of bytes or str, not {type(cast('object', content)).__name__}; "
-                "use Response for what is there as a whole"
-            )
-        self._set_content(content)
-        if background is not None:
-            _check_background(background)
-        self.status_code: int = _status(status_code)
-        self.background = background
-        self._headers = None
-        self._raw = _fields(headers, content_type, self.default_content_type)
-        self._check_length(self._raw)
-
-    def _set_content(self, content: AsyncParts | SyncParts) -> None:
-        self._content: AsyncIterable[bytes | str] | Iterable[bytes | str] | None = content
-        self._iterator: AsyncIterator[bytes | str] | None = None
-        self._body = b""
-        self.path = None
-
-    def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
-        """The iterator over the body; it can be had once.
-
-        Args:
-            threads: Where a synchronous iterable runs.
-
-        Raises:
-            ResponseStateError: The response was sent or closed before.
-        """
-        content, self._content = self._content, None
-        if content is None:
-            raise ResponseStateError("a streaming response can be sent once; build a new one for each request")
-        if isinstance(content, AsyncIterable):
-            self._iterator = aiter(content)
-        else:
-            self._iterator = Pump(threads, partial(iterate, content))
-        return self._iterator
-
-    async def aclose(self) -> None:
-        """Close the iterator (or the iterable, if it never began) by its own ``aclose``, if it has one."""
-        if self._iterator is None and isinstance(self._content, Iterable):
-            self.parts()  # what is synchronous is closed in a thread, begun or not
-        target = self._iterator if self._iterator is not None else self._content
-        self._iterator = self._content = None
-        close = getattr(target, "aclose", None)
-        if close is not None:
-            await close()
-
-    def close_nowait(self) -> None:
-        """Stop the thread of a synchronous iterator; Python closes an asynchronous one."""
-        stop = getattr(self._iterator, "stop", None)
-        if stop is not None:
-            stop()

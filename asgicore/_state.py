@@ -1,6 +1,7 @@
 """The two state machines of a request, as tables: rules that affect the legal order live here.
 
-Source: ASGI HTTP specification 2.5, "Request", "Response Start", "Response Body", "Disconnect".
+Source: ASGI HTTP specification 2.5, "Request", "Response Start", "Response Body", "Disconnect"; ASGI extensions
+"Early Hints", "HTTP Trailers".
 """
 
 from __future__ import annotations
@@ -54,27 +55,40 @@ class ResponseState(Enum):
     """Nothing yet: an error can still become a response."""
     BODY = auto()
     """The start is out; body messages follow."""
+    TRAILERS = auto()
+    """The final body message is out; trailers follow."""
     DONE = auto()
-    """The final body message is out."""
+    """The final message is out."""
     BROKEN = auto()
     """A send failed or the client left: nothing more may be sent."""
 
 
 class ResponseEvent(Enum):
+    HINTS = auto()
     START = auto()
     PART = auto()
     LAST_PART = auto()
+    LAST_PART_BEFORE_TRAILERS = auto()
+    TRAILERS = auto()
+    LAST_TRAILERS = auto()
     FAILURE = auto()
 
 
 RESPONSE: Final = {
     ResponseState.IDLE: {
+        ResponseEvent.HINTS: ResponseState.IDLE,
         ResponseEvent.START: ResponseState.BODY,
         ResponseEvent.FAILURE: ResponseState.BROKEN,
     },
     ResponseState.BODY: {
         ResponseEvent.PART: ResponseState.BODY,
         ResponseEvent.LAST_PART: ResponseState.DONE,
+        ResponseEvent.LAST_PART_BEFORE_TRAILERS: ResponseState.TRAILERS,
+        ResponseEvent.FAILURE: ResponseState.BROKEN,
+    },
+    ResponseState.TRAILERS: {
+        ResponseEvent.TRAILERS: ResponseState.TRAILERS,
+        ResponseEvent.LAST_TRAILERS: ResponseState.DONE,
         ResponseEvent.FAILURE: ResponseState.BROKEN,
     },
     ResponseState.DONE: {},

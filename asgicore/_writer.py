@@ -1,17 +1,20 @@
 """The response on the wire: the only caller of ``send``.
 
-Source: ASGI HTTP specification 2.5, "Response Start", "Response Body"; RFC 9110 sections 6.4.1, 8.6, 9.3.2, 15.
+Source: ASGI HTTP specification 2.5, "Response Start", "Response Body"; ASGI specification, "Extensions"; RFC 9110
+sections 6.4.1, 6.5, 8.6, 9.3.2, 15.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
+from inspect import isawaitable
 from time import perf_counter
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
+from ._extensions import DEBUG, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND, encode_links, encode_trailers
 from ._grammar import CONTENT_LENGTH
 from ._headers import check_raw_headers, find, find_all
 from ._state import RESPONSE, ResponseEvent, ResponseState
@@ -23,7 +26,7 @@ from .errors import (
     ResponseStateError,
     is_status,
 )
-from .types import RawHeaders, Send
+from .types import HeadersInput, RawHeaders, Send
 
 # The clock is looked at after this many bytes, of which each part costs some however short it is: for parts of 64 bytes
 # that is every 32nd, for parts of one byte every 42nd.
@@ -32,10 +35,14 @@ _PART_BYTES: Final = 192
 
 _IDLE = ResponseState.IDLE
 _BODY = ResponseState.BODY
+TRAILING = ResponseState.TRAILERS
 DONE = ResponseState.DONE
 _BROKEN = ResponseState.BROKEN
 
 Chunks = Callable[[bytes], Iterable[tuple[bytes, bool]]]
+
+Trailers = tuple[tuple[bytes, ...], Callable[[], HeadersInput | Awaitable[HeadersInput]]]
+"""The names that are declared before the body, and what gives the fields after it."""
 
 
 def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
@@ -79,22 +86,22 @@ class Writer:
     """Whether to tell an HTTP/1 client that the connection ends here, because its body was refused."""
     keeps_case: bool = False
     """Whether header names of ready-made messages go out as they are."""
+    extensions: Container[str] = ()
+    """The ASGI extensions that the server offers."""
+    trailers: Trailers | None = None
+    """To be sent after a body that comes part by part, where the server offers it."""
     # Known from the start on: whether the body is left out, what is declared, what of it is still to come.
     _silent: bool = False
     _length: int | None = None
     _left: int = 0
     _is_start_taken: bool = False
+    _is_trailing: bool = False
     _turned: float = 0.0
 
     def __init__(self, send: Send, head: bool = False, chunk_size: int = 65536) -> None:
         self._send = send
         self._head = head
         self._chunk_size = chunk_size
-
-    @property
-    def takes_paths(self) -> bool:
-        """Whether the server sends a file if it is told its path (``http.response.pathsend``)."""
-        return False
 
     @property
     def is_started(self) -> bool:
@@ -139,14 +146,17 @@ class Writer:
             self.state = following
             if self.closes_connection:
                 headers.append(_CLOSE)
-            await self._put({**message, "headers": headers})
+            message = {**message, "headers": headers}
+            if message.pop("trailers", False) and not self._silent and TRAILERS in self.extensions:
+                self._is_trailing = message["trailers"] = True
+            await self._put(message)
             self._is_start_taken = True
         elif kind == "http.response.body":
             body, more = message.get("body") or b"", bool(message.get("more_body", False))
             if not isinstance(body, (bytes, bytearray, memoryview)):
                 raise TypeError(f"the body of a message is bytes, not {type(body).__name__}")
             body = bytes(cast("bytes", body))
-            following = self._after(ResponseEvent.PART if more else ResponseEvent.LAST_PART, kind)
+            following = self._after(ResponseEvent.PART if more else self._last_part, kind)
             if self._silent:
                 body = b""
             elif self._length is not None:
@@ -157,7 +167,52 @@ class Writer:
                 await checkpoint()
                 self._turned = perf_counter()
         else:
+            await self._send_extension(message, kind)
+
+    async def _send_extension(self, message: Any, kind: Any) -> None:
+        """Check a message of an ASGI extension and send it."""
+        if kind not in (DEBUG, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND):
             raise ResponseStateError(f"{kind!r} is no message of an HTTP response")
+        if kind not in self.extensions:
+            raise ResponseStateError(f"this server does not take {kind}; look at the extensions of the scope first")
+        if kind == DEBUG:
+            self._after(ResponseEvent.START, kind)
+        elif kind == EARLY_HINT:
+            self._after(ResponseEvent.HINTS, kind)
+            links = check_raw_headers([(b"link", link) for link in message.get("links") or ()])
+            message = {**message, "links": [link for _, link in links]}
+        elif kind == TRAILERS:
+            is_last = not message.get("more_trailers", False)
+            following = self._after(ResponseEvent.LAST_TRAILERS if is_last else ResponseEvent.TRAILERS, kind)
+            message = {**message, "headers": check_raw_headers(message.get("headers") or ())}
+            self.state = following
+        else:  # a file: the server counts it
+            more = kind == ZEROCOPYSEND and bool(message.get("more_body", False))
+            self.state = self._after(ResponseEvent.PART if more else self._last_part, kind)
+            if self._silent:
+                message = {"type": "http.response.body", "body": b"", "more_body": more}
+        await self._put(message)
+
+    async def send_early_hints(self, links: Iterable[str]) -> bool:
+        """Send a 103 with these ``link`` fields ahead of the response (RFC 8297).
+
+        Returns:
+            Whether it was sent: ``False`` if the server does not offer it, or the response was started.
+
+        Raises:
+            InvalidHeaderError: A link must not leave.
+            ClientDisconnectedError: The client left.
+        """
+        encoded = encode_links(links)
+        if EARLY_HINT not in self.extensions or self.state is not _IDLE:
+            return False
+        await self._put({"type": EARLY_HINT, "links": encoded})
+        return True
+
+    async def send_debug(self, info: Mapping[str, Any]) -> None:
+        """Tell a test client about the response that follows, where the server is one."""
+        if DEBUG in self.extensions and self.state is _IDLE:
+            await self._put({"type": DEBUG, "info": info})
 
     async def send_whole(self, status: int, headers: RawHeaders, body: bytes, chunks: Chunks | None) -> None:
         """Send a response whose body is there already.
@@ -265,11 +320,10 @@ class Writer:
                     turned = perf_counter()
             if counted:
                 self._count(0, True)
-        self.state = DONE
-        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def send_path(self, status: int, headers: RawHeaders, path: str) -> None:
-        """Send a response whose body is a whole file, which the server reads; see :attr:`takes_paths`.
+        """Send a response whose body is a whole file, which the server reads.
 
         Args:
             status: The status, 100 to 599.
@@ -284,11 +338,54 @@ class Writer:
         """
         self._open(status, headers)
         await self._send_start(status, headers)
-        self.state = DONE
         if self._silent:
-            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
         else:
-            await self._put({"type": "http.response.pathsend", "path": path})
+            await self._send_last({"type": PATHSEND, "path": path})
+
+    async def send_segments(
+        self, status: int, headers: RawHeaders, file: Any, segments: Iterable[bytes | tuple[int, int]]
+    ) -> None:
+        """Send a response made of pieces of an open file, which the server reads.
+
+        Args:
+            status: The status, 100 to 599.
+            headers: Checked fields.
+            file: A binary file with a descriptor, open until this returns.
+            segments: ``bytes`` as they are, and (offset, count) in bytes within the file.
+
+        Raises:
+            ResponseStateError: A response was started before.
+            ClientDisconnectedError: The client left.
+
+        Source: ASGI extension "http.response.zerocopysend".
+        """
+        self._open(status, headers)
+        await self._send_start(status, headers)
+        if not self._silent:
+            for segment in segments:
+                if isinstance(segment, bytes):
+                    await self._put({"type": "http.response.body", "body": segment, "more_body": True})
+                else:
+                    offset, count = segment
+                    await self._put(
+                        {"type": ZEROCOPYSEND, "file": file, "offset": offset, "count": count, "more_body": True}
+                    )
+        await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_last(self, message: dict[str, Any]) -> None:
+        """Send the final message of the body, and the trailers."""
+        if not self._is_trailing:
+            self.state = DONE
+            await self._put(message)
+            return
+        self.state = TRAILING
+        await self._put(message)
+        names, compute = cast("Trailers", self.trailers)
+        fields = compute()
+        headers = encode_trailers(await fields if isawaitable(fields) else fields, names)
+        self.state = DONE
+        await self._put({"type": TRAILERS, "headers": headers, "more_trailers": False})
 
     async def _send_part(self, part: Any, chunks: Chunks, cuts_all: bool) -> None:
         if isinstance(part, str):
@@ -314,7 +411,15 @@ class Writer:
         self.state = _BODY
         if self.closes_connection:
             headers = [*headers, _CLOSE]
-        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+        message: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}
+        if self.trailers is not None and not self._silent and TRAILERS in self.extensions:
+            # HTTP/1.1 has room for trailers after a chunked body alone.
+            message["headers"] = [
+                *(field for field in headers if field[0] != b"content-length"),
+                (b"trailer", b", ".join(self.trailers[0])),
+            ]
+            self._is_trailing = message["trailers"] = True
+        await self._put(message)
         self._is_start_taken = True
 
     def _begin(self, status: int, headers: RawHeaders) -> None:
@@ -331,6 +436,10 @@ class Writer:
         if size > self._left or (is_last and size < self._left):
             raise ContentLengthError(length, length - self._left + size)
         self._left -= size
+
+    @property
+    def _last_part(self) -> ResponseEvent:
+        return ResponseEvent.LAST_PART_BEFORE_TRAILERS if self._is_trailing else ResponseEvent.LAST_PART
 
     def _after(self, event: ResponseEvent, kind: str) -> ResponseState:
         """The state that the event leads to, if it is legal now."""
@@ -356,6 +465,7 @@ class Writer:
 _WHEN: Final = {
     _IDLE: "before http.response.start",
     _BODY: "after http.response.start",
+    TRAILING: "after the body: trailers follow",
     DONE: "after the response has ended",
 }
 

@@ -828,7 +828,6 @@ async def test_send_path_after_a_start_is_refused_and_a_refused_body_closes_the_
     """The writer checks the order, and says what becomes of the connection, as for every response."""
     channel = Channel()
     writer = Writer(channel.send)
-    assert not writer.takes_paths
     writer.closes_connection = True
     await writer.send_path(200, [], "/a/file")
     assert channel.sent[0]["headers"] == [(b"connection", b"close")]

@@ -138,7 +138,7 @@ async def test_call_out_of_order_raises_and_sends_nothing_more(script: str) -> N
     assert writer.state is state
 
 
-@pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.trailers", "", None, 5])
+@pytest.mark.parametrize("kind", ["http.response.push", "http.response", "", None, 5])
 async def test_call_with_an_unknown_type_raises(kind: object) -> None:
     """A message that the writer does not know is refused, whatever the state."""
     channel = Channel()

@@ -24,7 +24,8 @@ from .. import _grammar
 from .._files import FileParts, path_of, regular_file_status
 from .._headers import HOP_BY_HOP, find
 from .._pump import Pump, iterate
-from .._response import Response, StreamingResponse
+from .._response import Response
+from .._streaming_response import StreamingResponse
 from .._threads import SHARED, Threads
 from ..errors import InvalidHeaderError, is_status
 from ..types import RawHeaders

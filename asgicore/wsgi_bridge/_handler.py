@@ -29,7 +29,8 @@ from .._handler import Handler
 from .._lifespan import Lifespan
 from .._pump import Put
 from .._request import Request
-from .._response import Response, StreamingResponse
+from .._response import Response
+from .._streaming_response import StreamingResponse
 from .._threads import Threads
 from .._watch import run_shielded
 from ..errors import ClientDisconnectedError, RequestError
