@@ -15,6 +15,7 @@ from __future__ import annotations
 from . import _alone
 from ._body import Body as Body
 from ._extensions import TLS as TLS
+from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
@@ -58,6 +59,7 @@ __all__ = [
     "ClientDisconnectedError",
     "ContentLengthError",
     "Endpoint",
+    "FileResponse",
     "HTMLResponse",
     "HTTPError",
     "Handler",
