@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from asgicore import Endpoint, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import Endpoint, FileResponse, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
 
 from .. import shared
 from . import App
@@ -68,6 +68,13 @@ def streamed(parts: Callable[[], Iterator[bytes]]) -> Endpoint:
     return endpoint
 
 
+def filed(path: Callable[[], str]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path())
+
+    return endpoint
+
+
 ENDPOINTS: dict[str, Endpoint] = {
     "hello": hello,
     "inspect": inspect,
@@ -80,6 +87,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "kept": kept,
     "thread": thread,
     **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 
