@@ -215,8 +215,7 @@ class FileResponse(StreamingResponse):
                 and if_range_holds(fields, etag, modified if is_settled else None)
             ):
                 parts = requested_ranges(fields, size)
-        self._fill(self._choose(parts, size), scope)
-        return self
+        return self._fill(self._choose(parts, size), scope)
 
     def _add_validators(self, raw: RawHeaders, status: os.stat_result) -> tuple[str | None, int | None, bool]:
         """Add tag and date, where they are not set, and return both, and whether they will change with the file."""
@@ -262,14 +261,19 @@ class FileResponse(StreamingResponse):
         ]
         return segments
 
-    def _fill(self, segments: list[Segment], scope: Scope) -> None:
-        """Begin with the body, where it is to be read here."""
+    def _fill(self, segments: list[Segment], scope: Scope) -> Response:
+        """Begin with the body, where it is to be read here; a small one goes out as a whole."""
         offered = scope.get("extensions") or ()
         is_sent_by_server = (self.path is not None and PATHSEND in offered) or ZEROCOPYSEND in offered
         is_read_at_once = scope.get("method") != "HEAD" and not is_sent_by_server
+        self._blocks.begin(segments, reads=is_read_at_once)
         if not is_read_at_once:
             self.file, self.segments = self._blocks.file, segments
-        self._blocks.begin(segments, reads=is_read_at_once)
+        elif (body := self._blocks.whole()) is not None:
+            response = Response.prepared(body, self.status_code, self.raw_headers())
+            response._extras = self._extras
+            return response
+        return self
 
 
 def _refuse_length(raw: RawHeaders) -> None:

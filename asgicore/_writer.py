@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
 from inspect import isawaitable
 from time import perf_counter
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, cast
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
@@ -59,13 +59,6 @@ def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
 _BODILESS: Final = (204, 304)
 
 _CLOSE: Final = (b"connection", b"close")
-
-
-@runtime_checkable
-class Startable(Protocol):
-    """Parts that are made elsewhere, where there may be no room."""
-
-    def start(self) -> None: ...
 
 
 class Writer:
@@ -293,8 +286,10 @@ class Writer:
             BaseException: What ``parts`` raises; the response is then not ended.
         """
         self._open(status, headers)
-        if not self._silent and isinstance(parts, Startable):
-            parts.start()
+        # Not isinstance(): of a protocol it takes 10 us on Python 3.11.
+        start = getattr(parts, "start", None)
+        if start is not None and not self._silent:
+            start()
         await self._send_start(status, headers)
         if not self._silent:
             send = self._send
@@ -302,6 +297,7 @@ class Writer:
             turned = perf_counter()
             usual = 0 if counted or cuts_all else min(_CLOCK_BYTES, self._chunk_size)
             room = usual
+            largest = 0 if cuts_all else self._chunk_size
             async for part in parts:
                 # The usual part, with as few operations as can be: for small parts they are most of the cost.
                 # One that is empty, large, due to be counted or to have the clock looked at takes the other way.
@@ -313,7 +309,16 @@ class Writer:
                         except OSError as exc:
                             raise self._break() from exc
                         continue
-                await self._send_part(part, chunks, cuts_all)
+                if type(part) is bytes and 0 < len(part) <= largest:
+                    # As _send_part() does it, in half the time: files come in such parts.
+                    if counted:
+                        self._count(len(part), False)
+                    try:
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    except OSError as exc:
+                        raise self._break() from exc
+                else:
+                    await self._send_part(part, chunks, cuts_all)
                 room = usual
                 if perf_counter() - turned > FAIR_SECONDS:
                     await checkpoint()
