@@ -20,10 +20,10 @@ from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
 from ._request import Request as Request
-from ._response import HTMLResponse as HTMLResponse
-from ._response import JSONResponse as JSONResponse
-from ._response import RedirectResponse as RedirectResponse
 from ._response import Response as Response
+from ._responses import HTMLResponse as HTMLResponse
+from ._responses import JSONResponse as JSONResponse
+from ._responses import RedirectResponse as RedirectResponse
 from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError

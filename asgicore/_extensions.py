@@ -130,7 +130,7 @@ def find_tls(extensions: Mapping[str, Any]) -> TLS | None:
         return None
     facts = cast("Mapping[str, Any]", given)
     given = facts.get("client_cert_chain")
-    chain: list[Any] = list(given) if isinstance(given, (list, tuple)) else []
+    chain = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else []
 
     def text(key: str) -> str | None:
         value = facts.get(key)

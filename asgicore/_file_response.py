@@ -23,7 +23,7 @@ from ._ranges import Part, Segment, build_content_range, build_multipart, reques
 from ._response import Background, Extras, Response, build_fields, check_status
 from ._spool import in_file_thread
 from ._streaming_response import StreamingResponse
-from .errors import HTTPError, InvalidHeaderError
+from .errors import HTTPError, InvalidHeaderError, ResponseStateError
 from .types import HeadersInput, RawHeaders, Scope
 
 __all__ = ["FileResponse"]
@@ -155,7 +155,10 @@ class FileResponse(StreamingResponse):
         Raises:
             HTTPError: 404, 412 or 416.
             OSError: There is no such file to be sent.
+            ResponseStateError: The response was sent before.
         """
+        if self._content is None:
+            raise ResponseStateError("a file response can be sent once; build a new one for each request")
         return await in_file_thread(self._blocks.hold, self._fit, scope)
 
     def close_nowait(self) -> None:
@@ -185,8 +188,10 @@ class FileResponse(StreamingResponse):
                 path = find_under(root, self._names)
                 self._blocks.file, status = open_real(path)
         except (OSError, ValueError) as exc:
-            if self._missing_is_404 and is_missing(exc):
-                raise HTTPError(404) from exc
+            if is_missing(exc):
+                if self._missing_is_404:
+                    raise HTTPError(404) from exc
+                exc.add_note("FileResponse(path, missing_is_404=True) answers 404 instead.")
             raise
         self.path = path
         return status

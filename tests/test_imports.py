@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
     {"_body", "_disk", "_files"},
     {"_request", "_response"},
-    {"_streaming_response"},
+    {"_responses", "_streaming_response"},
     {"_exchange", "_file_response"},
     {"_handler"},
     {"_alone"},
