@@ -39,8 +39,8 @@ from asgicore import (
     Response,
     ResponseStateError,
     UsageError,
+    _file_response,
 )
-from asgicore import _file_response
 
 module: Any = _file_response
 
@@ -511,7 +511,7 @@ def test_conditions_and_ranges_are_those_of_werkzeug(path: Path, conditions: dic
     theirs.set_etag(tag[1:-1])
     theirs.last_modified = datetime.fromtimestamp(THEN, UTC)
     try:
-        theirs.make_conditional(EnvironBuilder(headers=headers).get_environ(), True, SIZE)
+        theirs.make_conditional(EnvironBuilder(headers=list(headers.items())).get_environ(), True, SIZE)
         expected = theirs.status_code
     except RequestedRangeNotSatisfiable:
         expected = 416
@@ -823,7 +823,7 @@ async def test_link_that_is_put_in_between_is_not_followed(
     find = module.find_under
 
     def find_then_swap(real_root: str, names: list[str]) -> str:
-        found = find(real_root, names)
+        found: str = find(real_root, names)
         if swapped == "file":
             (root / "sub" / "b.txt").unlink()
             (root / "sub" / "b.txt").symlink_to(root.parent / "secret")

@@ -12,16 +12,18 @@ import os
 import random
 import signal
 import socket
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import FileResponse, Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
 
 # A server that does not set up logging would hide the warnings of asgicore; INFO holds what is nobody's fault.
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -75,6 +77,16 @@ async def parts(request: Request) -> Response:
             yield part
 
     return StreamingResponse(produce())
+
+
+FILE_BYTES = 5 * 2**20 + 321
+_folder = tempfile.TemporaryDirectory(prefix="wire-files-")
+Path(_folder.name, "file.bin").write_bytes(b"".join(content(FILE_BYTES)))
+
+
+async def file(request: Request) -> Response:
+    """A file, named by the client."""
+    return FileResponse.under(_folder.name, request.query_params["path"], filename=request.query_params.get("name"))
 
 
 # --- statuses and fields -------------------------------------------------------------------------------------
@@ -201,6 +213,7 @@ ENDPOINTS: dict[str, Callable[[Request], Awaitable[Response]]] = {
     "cookies": cookies,
     "digest": digest,
     "drip": drip,
+    "file": file,
     "flood": flood,
     "flooded": flooded,
     "go": go,
