@@ -120,16 +120,17 @@ class FileResponse(StreamingResponse):
             untrusted_path: Relative, with ``/`` between the names. Names that only Windows takes for devices, drives
                 or streams are refused on every system, and so are ``.``, ``..``, empty names, controls and what ends
                 with a dot or a blank.
-            status_code: As for :class:`FileResponse`, and so are all others.
-            headers: …
-            content_type: …
-            filename: …
-            disposition: …
-            etag: …
-            background: …
+            status_code: As for :class:`FileResponse`, and so are all that follow.
+            headers: As for :class:`Response`.
+            content_type: If ``None``, it follows from the ending of ``filename``, or of ``untrusted_path``.
+            filename: What the client is to call the file.
+            disposition: Whether the client is to show or to save it.
+            etag: The entity tag, or whether there is one.
+            background: As for :class:`Response`.
 
         Raises:
             HTTPError: 404: the path leads elsewhere.
+            OSError: ``root`` is missing; when the response is sent.
         """
         names = split_untrusted(untrusted_path)
         if names is None:
