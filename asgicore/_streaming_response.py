@@ -111,6 +111,7 @@ class StreamingResponse(Response):
 
     def close_nowait(self) -> None:
         """Stop the thread of a synchronous iterator; Python closes an asynchronous one."""
-        stop = getattr(self._iterator, "stop", None)
-        if stop is not None:
-            stop()
+        # A name that no iterator of an application has by chance.
+        stop_thread = getattr(self._iterator, "stop_thread", None)
+        if stop_thread is not None:
+            stop_thread()

@@ -274,8 +274,8 @@ class Writer:
         Args:
             status: The status, 100 to 599.
             headers: Checked fields; a ``content-length`` is held against what comes.
-            parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out. If it has a ``start()``, that is called
-                when a body is wanted and nothing was sent yet, so that what it raises can be answered.
+            parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out. If it has a ``start_thread()``, that
+                is called when a body is wanted and nothing was sent yet, so that what it raises can be answered.
             chunks: Cuts a part that is longer than a body message.
             cuts_all: Whether it cuts every part.
 
@@ -286,10 +286,10 @@ class Writer:
             BaseException: What ``parts`` raises; the response is then not ended.
         """
         self._open(status, headers)
-        # Not isinstance(): of a protocol it takes 10 us on Python 3.11.
-        start = getattr(parts, "start", None)
-        if start is not None and not self._silent:
-            start()
+        # A name that no iterator of an application has by chance; isinstance() of a protocol takes 10 us on 3.11.
+        start_thread = getattr(parts, "start_thread", None)
+        if start_thread is not None and not self._silent:
+            start_thread()
         await self._send_start(status, headers)
         if not self._silent:
             send = self._send
