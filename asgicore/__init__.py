@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from . import _alone
 from ._body import Body as Body
+from ._compression import Compression as Compression
+from ._compression import is_compressible as is_compressible
 from ._extensions import TLS as TLS
 from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
@@ -57,6 +59,7 @@ __all__ = [
     "BodyTimeoutError",
     "BodyTooLargeError",
     "ClientDisconnectedError",
+    "Compression",
     "ContentLengthError",
     "Endpoint",
     "FileResponse",
@@ -83,4 +86,5 @@ __all__ = [
     "ThreadsBusyError",
     "UsageError",
     "__version__",
+    "is_compressible",
 ]

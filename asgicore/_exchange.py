@@ -80,6 +80,10 @@ class Exchange(Writer):
         if type(response).aclose is not _HAS_NOTHING_TO_CLOSE:
             self.unclosed += (response,)
 
+    def forget(self, response: Response) -> None:
+        """Leave the closing of this response to somebody else."""
+        self.unclosed = tuple(other for other in self.unclosed if other is not response)
+
     def refuse_body(self) -> None:
         """Have the connection closed if a body is under way: it would be drained at our cost."""
         # HTTP/2 has no such field (RFC 9113 section 8.2.2), and ends the stream alone.

@@ -55,6 +55,21 @@ def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
     yield data[position:] if position else data, True
 
 
+def as_part(part: Any) -> bytes:
+    """A part of a body as bytes.
+
+    Raises:
+        TypeError: It is neither ``bytes`` nor ``str``.
+    """
+    if isinstance(part, str):
+        return part.encode()
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, (bytearray, memoryview)):
+        return bytes(cast("bytearray", part))
+    raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
+
+
 # RFC 9110 section 6.4.1: these have no body, and neither has 1xx.
 _BODILESS: Final = (204, 304)
 
@@ -393,12 +408,7 @@ class Writer:
         await self._put({"type": TRAILERS, "headers": headers, "more_trailers": False})
 
     async def _send_part(self, part: Any, chunks: Chunks, cuts_all: bool) -> None:
-        if isinstance(part, str):
-            part = part.encode()
-        elif isinstance(part, (bytearray, memoryview)):
-            part = bytes(cast("bytearray", part))
-        elif not isinstance(part, bytes):
-            raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
+        part = as_part(part)
         if not part:
             return
         if self._length is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import BARE, HANDLERS, Peer, hops, wsgi
+from .apps import BARE, HANDLERS, Peer, compression, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -177,6 +178,11 @@ def sent_file(size: int) -> Callable[[list[Message]], None]:
 def check_error(sent: list[Message]) -> None:
     if b"Server Error (500)" not in body_of(sent, 500):
         raise WrongAnswerError("not the page of a 500")
+
+
+def check_gzip(sent: list[Message]) -> None:
+    if zlib.decompress(body_of(sent), 31) != compression.DOCUMENT:
+        raise WrongAnswerError("another body")
 
 
 def check_parts(sent: list[Message]) -> None:
@@ -392,6 +398,22 @@ WORKLOADS = {
             (Goal("asgicore", "best", 0.2),),
             unit="ms",
             own_peers=tuple(wsgi.BRIDGES.values()),
+        ),
+        Workload(
+            "gzip",
+            "64 KiB of JSON, compressed by gzip",
+            check_gzip,
+            (Goal("asgicore", "starlette", 0.25), Goal("asgicore", "starlette-5", 1.05)),
+            own_peers=compression.PEERS,
+            note="by default level 5 and level 9; asgicore encodes level 9 in a worker thread, Starlette on the loop",
+        ),
+        Workload(
+            "gzip-parts",
+            "the same in 20 parts from an asynchronous generator",
+            check_gzip,
+            (Goal("asgicore", "starlette", 0.3), Goal("asgicore", "starlette-5", 1.05)),
+            own_peers=compression.PEERS,
+            note="asgicore sends each part when it comes; Starlette keeps some back until more has come",
         ),
         Workload(
             "hop",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from email.policy import HTTP
+from gzip import decompress
 from pathlib import Path
 from time import thread_time, time
 from typing import Any
@@ -29,6 +30,7 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from asgicore import (
+    Compression,
     ContentLengthError,
     FileResponse,
     Handler,
@@ -1172,6 +1174,38 @@ async def test_send_response_that_wraps_send_gets_the_bytes(big: Path) -> None:
     assert "http.response.pathsend" not in seen
     head = await offered(Counting(endpoint), "pathsend", method="HEAD")
     assert head.body == b""
+
+
+# --- compression -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [5_000, BIG])
+@pytest.mark.parametrize("names", [[], ["pathsend", "zerocopysend"]], ids=["read", "offered"])
+async def test_file_that_is_compressed_arrives_whole(tmp_path: Path, size: int, names: list[str]) -> None:
+    """By whichever way it would have gone; its parts are those of the file as it is, and are not compressed."""
+    text = tmp_path / "a.txt"
+    write(text, b"some text, " * (size // 11))
+    os.utime(text, (THEN, THEN))
+
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(text)
+
+    handler = Handler(endpoint, compression=Compression(encodings=["gzip"]))
+    gzip = (b"accept-encoding", b"gzip")
+    channel = await offered(handler, *names, headers=[gzip])
+    assert field(channel, b"content-encoding") == b"gzip"
+    assert field(channel, b"etag") == b"W/" + etag_of(text)
+    assert decompress(channel.body) == content_of(text)
+    part = await offered(handler, *names, headers=[gzip, (b"range", b"bytes=0-3")])
+    assert (part.status, part.body, field(part, b"content-encoding")) == (206, b"some", None)
+    known = await offered(handler, *names, headers=[gzip, (b"if-none-match", b"W/" + etag_of(text))])
+    assert (known.status, field(known, b"etag")) == (304, b"W/" + etag_of(text))
+    other = await offered(
+        handler, *names, headers=[gzip, (b"range", b"bytes=0-3"), (b"if-range", b"W/" + etag_of(text))]
+    )
+    assert other.status == 200
+    head = await offered(handler, *names, method="HEAD", headers=[gzip])
+    assert (head.status, head.body, field(head, b"content-encoding")) == (200, b"", b"gzip")
 
 
 # --- attacks ---------------------------------------------------------------------------------------------

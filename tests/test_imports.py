@@ -21,8 +21,11 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables", "_dates"},
-    {"_headers", "_params", "_cookies", "_target", "_conditions", "_disposition", "_media_types", "_paths"},
+    {"_grammar", "_state", "_callables", "_dates", "_encoders"},
+    {
+        *("_headers", "_params", "_cookies", "_target", "_accept", "_conditions"),
+        *("_disposition", "_media_types", "_paths"),
+    },
     {"_meta", "_extensions", "_ranges"},
     {"_watch"},
     {"_jobs"},
@@ -31,7 +34,8 @@ LAYERS: list[set[str]] = [
     {"_body", "_disk", "_files"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
-    {"_exchange", "_file_response"},
+    {"_exchange", "_encoded", "_file_response"},
+    {"_compression"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
@@ -70,6 +74,10 @@ OPTIONAL = [
     "httpx",
     "uvloop",
     "starlette",
+    "brotli",
+    "brotlicffi",
+    "zstandard",
+    "backports.zstd",
 ]
 
 

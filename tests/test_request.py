@@ -65,7 +65,7 @@ async def never() -> Message:
 
 def request_of(limits: Limits | None = None, **scope: Any) -> Request:
     """A request over this scope alone, without anything a server would add."""
-    return Request({"type": "http", **scope}, never, **({} if limits is None else {"limits": limits}))
+    return Request({"type": "http", **scope}, never, limits=limits or Limits())
 
 
 def with_header(name: bytes, *values: bytes) -> Request:
@@ -573,9 +573,7 @@ DEADLINE_SECONDS = 5
 def standing_alone(*messages: Message, limits: Limits | None = None) -> tuple[Request, Channel]:
     """A request without a handler, over a channel that gives these messages."""
     channel = Channel(messages)
-    return Request(
-        http_scope(method="POST"), channel.receive, **({} if limits is None else {"limits": limits})
-    ), channel
+    return Request(http_scope(method="POST"), channel.receive, limits=limits or Limits()), channel
 
 
 @pytest.mark.parametrize(
