@@ -16,6 +16,7 @@ from . import _alone
 from ._body import Body as Body
 from ._compression import Compression as Compression
 from ._compression import is_compressible as is_compressible
+from ._events import EventSourceResponse as EventSourceResponse
 from ._extensions import TLS as TLS
 from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
@@ -26,6 +27,8 @@ from ._response import Response as Response
 from ._responses import HTMLResponse as HTMLResponse
 from ._responses import JSONResponse as JSONResponse
 from ._responses import RedirectResponse as RedirectResponse
+from ._signals import close_on_signals as close_on_signals
+from ._sse import ServerSentEvent as ServerSentEvent
 from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError
@@ -62,6 +65,7 @@ __all__ = [
     "Compression",
     "ContentLengthError",
     "Endpoint",
+    "EventSourceResponse",
     "FileResponse",
     "HTMLResponse",
     "HTTPError",
@@ -79,6 +83,7 @@ __all__ = [
     "Response",
     "ResponseStateError",
     "ServerProtocolError",
+    "ServerSentEvent",
     "StreamingResponse",
     "TLS",
     "TargetTooLongError",
@@ -86,5 +91,6 @@ __all__ = [
     "ThreadsBusyError",
     "UsageError",
     "__version__",
+    "close_on_signals",
     "is_compressible",
 ]

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from ._encoders import Codec, Encoder
 from ._pump import close
 from ._response import Response
-from ._streaming_response import StreamingResponse
+from ._streaming_response import Keep, StreamingResponse
 from ._threads import SHARED, Threads
 from ._watch import FAIR_SECONDS
 from ._writer import as_part, slice_bytes, start_thread_of
@@ -185,10 +185,16 @@ class _Derived(StreamingResponse):
         if encoding is None:
             return source.parts(threads)
         # Encoded in the thread that makes them, unless the source does something of its own to its parts.
-        if isinstance(source._content, Iterable) and type(source).parts is StreamingResponse.parts:
+        kind = type(source)
+        makes_nothing = kind.parts is StreamingResponse.parts and kind._iterate is StreamingResponse._iterate
+        if isinstance(source._content, Iterable) and makes_nothing:
             source._content = _EncodedIterable(source._content, encoding)
             return source.parts(threads)
         return _EncodedParts(source.parts(threads), encoding)
+
+    def kept_parts(self, threads: Threads, keep: Keep) -> AsyncIterator[Any]:
+        # What is sent between the parts is not encoded, so that an encoded body has no room for it.
+        return self._source.kept_parts(threads, keep) if self._encoding is None else self.parts(threads)
 
     async def aclose(self) -> None:
         await self._source.aclose()

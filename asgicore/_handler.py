@@ -313,6 +313,8 @@ class Handler:
         exchange.listener = start_listener(
             self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
         )
+        if exchange.keep_alive is not None:
+            exchange.keep_alive.attend()
 
     async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
         exchange.listener = None  # its task refers to the exchange
@@ -398,7 +400,7 @@ class Handler:
                 await exchange.send_stream(
                     response.status_code,
                     headers,
-                    response.parts(self.threads),
+                    response.kept_parts(self.threads, exchange.keep),
                     self.chunk_bytes,
                     cuts_all=self._cuts_itself,
                 )
@@ -406,6 +408,7 @@ class Handler:
                 raise
             except BaseException as exc:
                 failure = exc
+            exchange.keep_alive = None
             if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
                 exchange.forget(response)
                 shield.entered_since = exchange.cancel_scope

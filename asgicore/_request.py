@@ -242,6 +242,21 @@ class Request:
         value = self._field(b"content-length")
         return None if value is None else parse_content_length(value)
 
+    @property
+    def last_event_id(self) -> str | None:
+        """The id of the last event that a client got which reconnects to a stream of events; ``None`` if it has none.
+
+        Raises:
+            MalformedRequestError: It is no UTF-8.
+
+        Source: WHATWG HTML Living Standard, section 9.2.4.
+        """
+        value = self._field(b"last-event-id")
+        try:
+            return None if value is None else value.decode()
+        except UnicodeDecodeError:
+            raise MalformedRequestError("last-event-id", "no UTF-8") from None
+
     # --- negotiation ---------------------------------------------------------------------------------
 
     def preferred_type(self, *offers: str) -> str | None:

@@ -63,6 +63,13 @@ def start_thread_of(parts: object) -> None:
         start_thread()
 
 
+def stop_thread_of(parts: object) -> None:
+    """Have the thread end that makes the parts, if one does, without waiting for it."""
+    stop_thread = getattr(parts, "stop_thread", None)
+    if stop_thread is not None:
+        stop_thread()
+
+
 def as_part(part: Any) -> bytes:
     """A part of a body as bytes.
 
@@ -111,6 +118,7 @@ class Writer:
     _length: int | None = None
     _left: int = 0
     _is_start_taken: bool = False
+    _is_between: bool = False
     _is_trailing: bool = False
     _turned: float = 0.0
 
@@ -126,8 +134,8 @@ class Writer:
 
     @property
     def is_open(self) -> bool:
-        """Whether the start was taken and only the final message tells where the body ends."""
-        return self.state is _BODY and self._is_start_taken and self._length is None
+        """Whether the start was taken, and only the final message, which may be sent now, tells where the body ends."""
+        return self.state is _BODY and self._is_start_taken and self._length is None and not self._is_between
 
     @property
     def is_broken(self) -> bool:
@@ -347,6 +355,18 @@ class Writer:
             if counted:
                 self._count(0, True)
         await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def send_between(self, part: bytes) -> None:
+        """Send a part while :meth:`send_stream` waits for its next one, which it must not get before this ends.
+
+        Raises:
+            ClientDisconnectedError: The client left.
+        """
+        self._is_between = True
+        try:
+            await self._put({"type": "http.response.body", "body": part, "more_body": True})
+        finally:
+            self._is_between = False
 
     async def send_path(self, status: int, headers: RawHeaders, path: str) -> None:
         """Send a response whose body is a whole file, which the server reads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import BARE, HANDLERS, Peer, compression, hops, wsgi
+from .apps import BARE, HANDLERS, Peer, compression, events, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -192,6 +193,17 @@ def check_parts(sent: list[Message]) -> None:
         raise WrongAnswerError("the parts did not go out one by one")
 
 
+def check_events(sent: list[Message]) -> None:
+    data = re.findall(rb"^data: (.*?)\r?$", body_of(sent), re.MULTILINE)
+    if data != [shared.event_data(number).encode() for number in range(shared.EVENTS)]:
+        raise WrongAnswerError(f"{len(data)} events, {data[:2]!r}")
+    if len(sent) < shared.EVENTS:
+        raise WrongAnswerError("the events did not go out one by one")
+    types = [value for name, value in sent[0]["headers"] if name.lower() == b"content-type"]
+    if len(types) != 1 or not types[0].startswith(b"text/event-stream"):
+        raise WrongAnswerError(f"content-type {types}")
+
+
 def fresh_messages(size: int, number: int) -> Iterator[Message]:
     """Messages with bytes of their own, for figures of memory: servers give no bytes twice."""
     for index in range(number):
@@ -273,6 +285,8 @@ STREAMERS_NOTE = (
 FILERS = ("asgicore", "starlette-pair", "starlette", "litestar", "baize")
 FILERS_NOTE = "with length, tag and date; Litestar sends messages of 1 MiB, baize of 256 KiB, the others of 64 KiB"
 
+EVENTS_NOTE = "from an async generator; raw writes what it knows to be right, and sends no pings"
+
 HELLO_GOALS = (
     Goal("asgicore", "falcon", 1.0),
     Goal("asgicore", "blacksheep", 1.0),
@@ -316,6 +330,24 @@ WORKLOADS = {
             note="raw is the bare slicing loop; peers that send one 64 MiB message are left out",
         ),
         Workload("parts", "20,000 async parts of 64 bytes", check_parts, (Goal("asgicore", "raw", 1.1),), unit="ms"),
+        Workload(
+            "events",
+            "20,000 server-sent events of data alone: each event",
+            check_events,
+            (Goal("asgicore", "sse-starlette", 0.3),),
+            per=shared.EVENTS,
+            own_peers=events.PEERS,
+            note=EVENTS_NOTE,
+        ),
+        Workload(
+            "named-events",
+            "20,000 server-sent events with type and id: each event",
+            check_events,
+            (Goal("asgicore", "sse-starlette", 0.5),),
+            per=shared.EVENTS,
+            own_peers=events.PEERS,
+            note=EVENTS_NOTE,
+        ),
         Workload(
             "hello-task",
             "hello, one task per request",
