@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401  # before the heap is frozen: it asks the collector who refers to its generators
 import pytest
 from clocks import Clock
 
