@@ -32,6 +32,7 @@ from asgicore import (
     Response,
     ServerSentEvent,
     UploadFile,
+    close_on_signals,
 )
 
 PAGE: Final = Path(__file__).with_suffix(".html")
@@ -53,11 +54,12 @@ EVENTS_PER_CONNECTION: Final = 5
 
 @asynccontextmanager
 async def lifespan(app: Handler) -> AsyncIterator[dict[str, Any]]:
-    """A directory with the files that are served, for as long as the server runs."""
+    """A directory with the files that are served, for as long as the server runs; streams end when it is told to."""
     with tempfile.TemporaryDirectory(prefix="showcase-") as name:
         directory = Path(name)
         await run_sync(make_files, directory)
-        yield {"directory": directory}
+        async with close_on_signals(app, grace_seconds=0.2):
+            yield {"directory": directory}
 
 
 def make_files(directory: Path) -> None:
