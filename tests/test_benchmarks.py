@@ -45,7 +45,7 @@ def test_check_our_applications_answer_right() -> None:
     """Our applications, and the raw ones they are held against, give the answers that are asked for."""
     both = ("hello", "inspect", "json", "count", "spool", "whole", "parts", "hello-task", "thread")
     streams = ("sync-parts", "sync-download", "events", "named-events")
-    alone = ("wsgi-hello", "wsgi-upload", "wsgi-download", "gzip", "gzip-parts")
+    alone = ("wsgi-hello", "wsgi-upload", "wsgi-download", "gzip", "gzip-parts", "file", "file-small")
     printed = run("--check", "--peers", "raw", *OURS, "--only", *both, *streams, *alone, "hop")
     rows = dict(line.split(": ", 1) for line in printed.splitlines())
     for name in both:
