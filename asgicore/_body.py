@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from ._channel import find_channel
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
-from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
+from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, keep
 from ._state import REQUEST, RequestEvent, RequestState
 from ._watch import FAIR_SECONDS, is_trio
 from .errors import (
@@ -478,21 +478,17 @@ class Body:
 
     async def _load_rest(self, first: bytes) -> None:
         self._lost = "its reading was cut short"
-        threshold = self.limits.spool_threshold_bytes
         parts = Parts()
         parts.add(first)
-        rest = self._open()
-        async with aclosing(rest):
-            while parts.size <= threshold:
-                try:
-                    parts.add(await anext(rest))
-                except StopAsyncIteration:
-                    self.data = parts.join()
-                    self._lost = None
-                    return
-            self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
-            await spool(parts, rest, into)
+        kept = await keep(parts, self._open(), self.limits.spool_threshold_bytes, self.hold)
+        if isinstance(kept, bytes):
+            self.data = kept
         self._lost = None
+
+    def hold(self, spool: Spool) -> None:
+        """Close a file with the request: that of a kept body, or what a form kept of another one."""
+        self._spool = spool
+        self.needs_closing = True
 
     def adopt(self, file: SpooledTemporaryFile[bytes]) -> None:
         """Keep a file that somebody else filled from this body; it is closed with the request."""
@@ -502,8 +498,12 @@ class Body:
         self._lost = None
         self.is_kept = self.needs_closing = True
 
-    async def read(self) -> bytes:
+    async def read(self, use: str = "body()", enough: int | None = None) -> bytes:
         """Return the whole body, ``b""`` if there is none.
+
+        Args:
+            use: What the body is used for, for the error that a second use gets.
+            enough: Of a body that is not kept: stop when more than so many bytes are here, and return those.
 
         Raises:
             BodyConsumedError: It is not kept and was used before.
@@ -517,7 +517,7 @@ class Body:
             if self.data is None:
                 self.data = b"".join([block async for block in _Kept(self)])
             return self.data
-        self._use("body()")
+        self._use(use)
         self._check_kept()
         # Most bodies are whole with the first message, which needs no iterator.
         first = self._accept(await self._next())
@@ -528,10 +528,15 @@ class Body:
         async with aclosing(self._open()) as source:
             async for part in source:
                 parts.add(part)
+                if enough is not None and parts.size > enough:
+                    break
         return parts.join()
 
-    def stream(self) -> AsyncIterator[bytes]:
+    def stream(self, use: str = "stream()") -> AsyncIterator[bytes]:
         """Return an iterator over the body as it comes, or as it is kept; no part is empty.
+
+        Args:
+            use: What the body is used for, for the error that a second use gets.
 
         Raises:
             BodyConsumedError: At once, if the body is not kept and was used before.
@@ -539,7 +544,7 @@ class Body:
         if self.is_kept:
             self._check_open()
             return _Kept(self)
-        self._use("stream()")
+        self._use(use)
         self._check_kept()
         return self._open()
 
@@ -579,6 +584,11 @@ class Body:
         self.needs_closing = True
         return file
 
+    @property
+    def kept(self) -> bytes | Spool:
+        """The whole body, where it is kept and here."""
+        return self._spool if self.data is None and self._spool is not None else self.data or b""
+
     # --- using, in a worker thread -------------------------------------------------------------------
 
     def read_nowait(self) -> bytes:
@@ -608,7 +618,7 @@ class Body:
         self._check_kept()
         if not self.is_kept or (self.data is None and self._spool is None):
             raise BodyConsumedError(
-                "the body is not here yet; in an async function await body(), stream(), file() or json()"
+                "the body is not here yet; in an async function await body(), stream(), file(), json() or form()"
             )
 
     def _check_kept(self) -> None:

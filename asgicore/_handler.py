@@ -29,6 +29,7 @@ from anyio.lowlevel import checkpoint
 
 from ._body import Body
 from ._callables import is_async_callable
+from ._compression import Compression
 from ._exchange import Cancellation, Exchange
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
@@ -68,6 +69,12 @@ def _of_the_client(exc: Exception) -> Exception:
     return cast("Exception", error)
 
 
+def _scope_of(exchange: Exchange) -> Scope:
+    """The request's own scope: its fields are a list, whatever the server gave."""
+    request = exchange.request
+    return request.scope if isinstance(request, Request) else exchange.scope
+
+
 def _closing() -> HTTPError:
     """What a request is answered with that the handler's closing cuts short."""
     return HTTPError(503, headers={"retry-after": "1"})
@@ -91,6 +98,7 @@ class Handler:
             becomes ``request.state``.
         threads: Run what is synchronous: endpoints, iterators, background work. If ``None``, 40 threads of the
             handler's own, which end with the lifespan; others are their owner's to close.
+        compression: Compresses what the endpoint returns, where the client wants it. Off if ``None``.
         debug: Answer uncaught exceptions with their traceback, and report code that blocks the event loop.
             Never in production.
 
@@ -119,6 +127,7 @@ class Handler:
         limits: Limits = DEFAULT_LIMITS,
         lifespan: Lifespan | None = None,
         threads: Threads | None = None,
+        compression: Compression | None = None,
         debug: bool = False,
     ) -> None:
         if body not in ("spool", "stream"):
@@ -138,6 +147,7 @@ class Handler:
         self.threads: Threads = Threads() if threads is None else threads
         """Where synchronous code runs; tells how many threads are ``in_use`` and how many requests ``waiting``."""
         self.limits = limits
+        self._compression = compression
         self.debug = debug
         self._keeps = body == "spool"
         self._cancels = on_disconnect == "cancel"
@@ -306,6 +316,8 @@ class Handler:
         exchange.listener = start_listener(
             self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
         )
+        if exchange.keep_alive is not None:
+            exchange.keep_alive.attend()
 
     async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
         exchange.listener = None  # its task refers to the exchange
@@ -336,8 +348,10 @@ class Handler:
                 exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
-            if response._extras is not None:
-                response = await self._prepare(exchange, response)
+                if response._extras is not None or self._compression is not None:
+                    response = await self._prepare(exchange, response)
+            elif response._extras is not None:
+                response = await self._fitted(exchange, response)
         except Exception as exc:
             response = await self._fit(exchange, self._answer(exchange, exc))
         if self._cancels and exchange.body.is_disconnected:
@@ -364,9 +378,22 @@ class Handler:
             await self._deliver(response, exchange)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
-        # The request's own scope: its fields are a list, whatever the server gave.
-        request = exchange.request
-        prepared: Any = await response.prepare(request.scope if isinstance(request, Request) else exchange.scope)
+        """Fit the response to the request."""
+        prepared = response
+        if response._extras is not None:
+            prepared = await self._fitted(exchange, response)
+        if self._compression is None:
+            return prepared
+        compressed = await self._compression.apply(_scope_of(exchange), prepared, response)
+        if compressed is not prepared:
+            if isinstance(compressed, StreamingResponse):
+                exchange.forget(prepared)  # closed by the one that is made from it
+            exchange.take(compressed)
+        return compressed
+
+    async def _fitted(self, exchange: Exchange, response: Response) -> Response:
+        """What the response itself makes of the request."""
+        prepared: Any = await response.prepare(_scope_of(exchange))
         if prepared is not response:
             if not isinstance(prepared, Response):
                 raise TypeError(
@@ -381,7 +408,7 @@ class Handler:
         if response._extras is None:
             return response
         try:
-            return await self._prepare(exchange, response)
+            return await self._fitted(exchange, response)
         except Exception as exc:
             # The answer to this could fail as this one did.
             logger.error("%s failed", str(exchange), exc_info=exc)
@@ -397,7 +424,7 @@ class Handler:
                 await exchange.send_stream(
                     response.status_code,
                     headers,
-                    response.parts(self.threads),
+                    response.kept_parts(self.threads, exchange.keep),
                     self.chunk_bytes,
                     cuts_all=self._cuts_itself,
                 )
@@ -405,8 +432,9 @@ class Handler:
                 raise
             except BaseException as exc:
                 failure = exc
+            exchange.keep_alive = None
             if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
-                exchange.unclosed = tuple(other for other in exchange.unclosed if other is not response)
+                exchange.forget(response)
                 shield.entered_since = exchange.cancel_scope
                 close = self._close_one(exchange, response.aclose)
                 await run_shielded(close, self.limits.close_timeout_seconds, shield)

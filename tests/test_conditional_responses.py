@@ -550,7 +550,7 @@ async def test_answer_to_an_error_is_prepared_like_any_response(where: str) -> N
             return Prepared(lambda scope: Response(f"page for {scope['path']}", 500))
 
     class Unstartable(Parts):
-        def start(self) -> None:
+        def start_thread(self) -> None:
             raise LookupError
 
     async def endpoint(request: Request) -> Response:
