@@ -17,7 +17,7 @@ from ._body import Body
 from ._form_data import ALL_FIELDS, MULTIPART, URLENCODED, PartParser, Signal, decode_field, describe, parse_urlencoded
 from ._multipart_library import Segment
 from ._parts import Part, PartReader, SyncPart, SyncPartReader
-from ._spool import Parts, Spool, in_file_thread, keep
+from ._spool import Parts, Spool, in_file_thread
 from ._uploads import UploadFile
 from .errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
 from .limits import Limits
@@ -223,11 +223,9 @@ async def read_form(body: Body, media_type: str, parameters: Mapping[str, str]) 
         reader = PartReader(parser, body.stream(), limits)
         while (event := await reader.event()) is not None:
             builder.take(event, parser.position)
-        kept = body.kept
     else:
-        contents = _file_contents(body, parser, builder)
-        kept = await keep(Parts(), contents, limits.spool_threshold_bytes, body.hold)
-    return await _off_loop(builder.memory_bytes, builder.build, kept)
+        await body.keep(Parts(), _file_contents(body, parser, builder))
+    return await _off_loop(builder.memory_bytes, builder.build, body.kept)
 
 
 async def _off_loop(size: int, function: Callable[[*Ts], Form], *args: *Ts) -> Form:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from tempfile import SpooledTemporaryFile
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -118,32 +117,6 @@ class Spool:
         with self._lock:
             self.is_closed = True
             self.file.close()
-
-
-async def keep(
-    parts: Parts, rest: AsyncGenerator[bytes, None], threshold: int, hold: Callable[[Spool], None]
-) -> bytes | Spool:
-    """Keep parts and what follows them: in memory up to the threshold, else in a temporary file.
-
-    Args:
-        parts: What is here already.
-        rest: What follows; closed at the end.
-        threshold: In bytes.
-        hold: Is given the file before anything is written, and closes it, whatever happens.
-
-    Raises:
-        OSError: The disk is full, or the like.
-    """
-    async with aclosing(rest):
-        while parts.size <= threshold:
-            try:
-                parts.add(await anext(rest))
-            except StopAsyncIteration:
-                return parts.join()
-        into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
-        hold(into)
-        await spool(parts, rest, into)
-    return into
 
 
 async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
