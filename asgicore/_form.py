@@ -94,10 +94,10 @@ class _Builder:
             self._entries.append(_Entry(event, start))
             if event.filename is None:
                 self._fields = _count(self._fields, self._limits.max_form_fields, "form fields")
-                self._count_bytes(len(event.name))
             else:
                 self._files = _count(self._files, self._limits.max_form_files, "files")
-                self._count_bytes(sum(len(name) + len(value) for name, value in event.headerlist))
+            for name, value in event.headerlist:
+                self._count_bytes(len(name) + len(value))
         return b""
 
     def _count_bytes(self, number: int) -> None:

@@ -44,7 +44,7 @@ class Parts:
 
     def __init__(self) -> None:
         self._parts: list[bytes | bytearray] = []
-        self.size = 0
+        self.size: int = 0
 
     def add(self, part: bytes) -> None:
         self.size += len(part)
