@@ -18,6 +18,7 @@ from ._compression import Compression as Compression
 from ._compression import is_compressible as is_compressible
 from ._events import EventSourceResponse as EventSourceResponse
 from ._extensions import TLS as TLS
+from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
@@ -70,6 +71,7 @@ __all__ = [
     "ContentLengthError",
     "Endpoint",
     "EventSourceResponse",
+    "FileResponse",
     "HTMLResponse",
     "HTTPError",
     "Handler",

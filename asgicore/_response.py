@@ -389,7 +389,9 @@ class Response:
 
     def _not_modified(self) -> Response:
         """The 304 that stands for this response, without the fields about content (RFC 9110 section 15.4.5)."""
-        about_content = ("content-length", "content-type", "content-encoding", "content-language", "content-range")
+        about_content = (
+            "content-disposition content-encoding content-language content-length content-range content-type"
+        ).split()
         response = Response.prepared(
             b"", 304, [field for field in self.raw_headers() if field[0].decode() not in about_content]
         )

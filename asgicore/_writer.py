@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
 from inspect import isawaitable
 from time import perf_counter
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, cast
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
@@ -55,6 +55,21 @@ def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
     yield data[position:] if position else data, True
 
 
+def start_thread_of(parts: object) -> None:
+    """Have what makes the parts begin, if a thread does: there may be no room for it."""
+    # A name that no iterator of an application has by chance; isinstance() of a protocol takes 10 us on Python 3.11.
+    start_thread = getattr(parts, "start_thread", None)
+    if start_thread is not None:
+        start_thread()
+
+
+def stop_thread_of(parts: object) -> None:
+    """Have the thread end that makes the parts, if one does, without waiting for it."""
+    stop_thread = getattr(parts, "stop_thread", None)
+    if stop_thread is not None:
+        stop_thread()
+
+
 def as_part(part: Any) -> bytes:
     """A part of a body as bytes.
 
@@ -74,13 +89,6 @@ def as_part(part: Any) -> bytes:
 _BODILESS: Final = (204, 304)
 
 _CLOSE: Final = (b"connection", b"close")
-
-
-@runtime_checkable
-class Startable(Protocol):
-    """Parts that are made elsewhere, where there may be no room."""
-
-    def start(self) -> None: ...
 
 
 class Writer:
@@ -297,8 +305,8 @@ class Writer:
         Args:
             status: The status, 100 to 599.
             headers: Checked fields; a ``content-length`` is held against what comes.
-            parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out. If it has a ``start()``, that is called
-                when a body is wanted and nothing was sent yet, so that what it raises can be answered.
+            parts: ``bytes`` or ``str`` (as UTF-8); empty ones are left out. If it has a ``start_thread()``, that
+                is called when a body is wanted and nothing was sent yet, so that what it raises can be answered.
             chunks: Cuts a part that is longer than a body message.
             cuts_all: Whether it cuts every part.
 
@@ -309,8 +317,8 @@ class Writer:
             BaseException: What ``parts`` raises; the response is then not ended.
         """
         self._open(status, headers)
-        if not self._silent and isinstance(parts, Startable):
-            parts.start()
+        if not self._silent:
+            start_thread_of(parts)
         await self._send_start(status, headers)
         if not self._silent:
             send = self._send
@@ -318,6 +326,7 @@ class Writer:
             turned = perf_counter()
             usual = 0 if counted or cuts_all else min(_CLOCK_BYTES, self._chunk_size)
             room = usual
+            largest = 0 if cuts_all else self._chunk_size
             async for part in parts:
                 # The usual part, with as few operations as can be: for small parts they are most of the cost.
                 # One that is empty, large, due to be counted or to have the clock looked at takes the other way.
@@ -329,7 +338,16 @@ class Writer:
                         except OSError as exc:
                             raise self._break() from exc
                         continue
-                await self._send_part(part, chunks, cuts_all)
+                if type(part) is bytes and 0 < len(part) <= largest:
+                    # As _send_part() does it, in half the time: files come in such parts.
+                    if counted:
+                        self._count(len(part), False)
+                    try:
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    except OSError as exc:
+                        raise self._break() from exc
+                else:
+                    await self._send_part(part, chunks, cuts_all)
                 room = usual
                 if perf_counter() - turned > FAIR_SECONDS:
                     await checkpoint()

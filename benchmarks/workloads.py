@@ -166,6 +166,16 @@ def check_file(sent: list[Message]) -> None:
         raise WrongAnswerError(f"another body of {len(body):,} bytes")
 
 
+def sent_file(size: int) -> Callable[[list[Message]], None]:
+    def check(sent: list[Message]) -> None:
+        if body_of(sent) != shared.whole()[:size]:
+            raise WrongAnswerError("another body")
+        if not any(name.lower() == b"content-length" for name, _ in sent[0]["headers"]):
+            raise WrongAnswerError("no length, which the file has")
+
+    return check
+
+
 def check_error(sent: list[Message]) -> None:
     if b"Server Error (500)" not in body_of(sent, 500):
         raise WrongAnswerError("not the page of a 500")
@@ -292,8 +302,12 @@ STREAMERS_NOTE = (
     "each part; Django has the whole of it in memory before the first part goes out"
 )
 
-FORM_PEERS = ("asgicore", "asgicore-notify", "asgicore-stream", "starlette-pair", "starlette", "baize")
+# "notify" sends files in the same way.
+FILERS = ("asgicore", "starlette-pair", "starlette", "litestar", "baize")
+FILERS_NOTE = "with length, tag and date; Litestar sends messages of 1 MiB, baize of 256 KiB, the others of 64 KiB"
+
 EVENTS_NOTE = "from an async generator; raw writes what it knows to be right, and sends no pings"
+FORM_PEERS = ("asgicore", "asgicore-notify", "asgicore-stream", "starlette-pair", "starlette", "baize")
 
 HELLO_GOALS = (
     Goal("asgicore", "falcon", 1.0),
@@ -428,6 +442,23 @@ WORKLOADS = {
             unit="ms",
             peers=STREAMERS,
             note=STREAMERS_NOTE,
+        ),
+        Workload(
+            "file",
+            "64 MiB file from the page cache",
+            sent_file(shared.BIG_BYTES),
+            (Goal("asgicore", "starlette", 0.2), Goal("asgicore", "litestar", 1.0)),
+            unit="ms",
+            peers=FILERS,
+            note=FILERS_NOTE,
+        ),
+        Workload(
+            "file-small",
+            "16 KiB file from the page cache",
+            sent_file(shared.SMALL_FILE_BYTES),
+            (Goal("asgicore", "best", 1.0),),
+            peers=FILERS,
+            note=FILERS_NOTE,
         ),
         Workload(
             "wsgi-hello",

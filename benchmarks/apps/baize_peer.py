@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from baize.asgi import JSONResponse, PlainTextResponse, Request, Response, Router, StreamResponse, request_response
+from collections.abc import Callable
+from typing import Any
+
+from baize.asgi import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Request,
+    Response,
+    Router,
+    StreamResponse,
+    request_response,
+)
 from baize.concurrency import run_in_threadpool
 
 from .. import shared
@@ -70,7 +82,14 @@ async def thread(request: Request) -> Response:
     return PlainTextResponse(await run_in_threadpool(work))
 
 
-VIEWS = {
+def filed(path: Callable[[], str]) -> Callable[[Request], Any]:
+    async def view(request: Request) -> Response:
+        return FileResponse(path())
+
+    return view
+
+
+VIEWS: dict[str, Callable[[Request], Any]] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
@@ -82,6 +101,7 @@ VIEWS = {
     "wait": wait,
     "kept": kept,
     "thread": thread,
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 

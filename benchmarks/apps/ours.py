@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from asgicore import Endpoint, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import Endpoint, FileResponse, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
 
 from .. import shared
 from . import App
@@ -79,6 +79,13 @@ def streamed(parts: Callable[[], Iterator[bytes]]) -> Endpoint:
     return endpoint
 
 
+def filed(path: Callable[[], str]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path())
+
+    return endpoint
+
+
 ENDPOINTS: dict[str, Endpoint] = {
     "hello": hello,
     "inspect": inspect,
@@ -93,6 +100,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "kept": kept,
     "thread": thread,
     **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from .. import shared
@@ -78,6 +78,13 @@ def streamed(parts: Callable[[], Iterator[bytes]]) -> Callable[[Request], Any]:
     return endpoint
 
 
+def filed(path: Callable[[], str]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path())
+
+    return endpoint
+
+
 ENDPOINTS: dict[str, Callable[[Request], Any]] = {
     "hello": hello,
     "inspect": inspect,
@@ -91,6 +98,7 @@ ENDPOINTS: dict[str, Callable[[Request], Any]] = {
     "kept": kept,
     "thread": thread,
     **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 
