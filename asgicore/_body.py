@@ -474,12 +474,13 @@ class Body:
         parts.add(first)
         return self.keep(parts, self._open())
 
-    async def keep(self, parts: Parts, rest: AsyncGenerator[bytes, None]) -> None:
+    async def keep(self, parts: Parts, rest: AsyncGenerator[bytes, None], batch_bytes: int = BATCH_BYTES) -> None:
         """Keep parts and what follows them: in memory up to the threshold, else in a temporary file.
 
         Args:
             parts: What is here already.
             rest: What follows: of this body, all of it or, where it streams, what a form keeps. Closed at the end.
+            batch_bytes: How much is written at once; twice as much is in memory.
 
         Raises:
             OSError: The disk is full, or the like.
@@ -494,7 +495,7 @@ class Body:
                     self._lost = None
                     return
             self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
-            await spool(parts, rest, into)
+            await spool(parts, rest, into, batch_bytes)
         self._lost = None
 
     def adopt(self, file: SpooledTemporaryFile[bytes]) -> None:

@@ -119,7 +119,7 @@ class Spool:
             self.file.close()
 
 
-async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
+async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool, batch_bytes: int = BATCH_BYTES) -> None:
     """Write parts to ``into``, receiving the next batch while the last one is being written.
 
     Raises:
@@ -129,7 +129,7 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
     try:
         async for part in rest:
             parts.add(part)
-            if parts.size >= BATCH_BYTES:
+            if parts.size >= batch_bytes:
                 await writing.wait()
                 writing = _files.start(into.write, parts.take())
     except GeneratorExit:

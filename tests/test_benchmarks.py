@@ -47,7 +47,7 @@ def test_check_our_applications_answer_right() -> None:
     streams = ("sync-parts", "sync-download", "events", "named-events")
     # Multipart forms need the extra 'forms'.
     forms = ("form-upload", "form-small", "form-fields") if importlib.util.find_spec("multipart") else ("form-small",)
-    alone = ("wsgi-hello", "wsgi-upload", "wsgi-download", "gzip", "gzip-parts")
+    alone = ("wsgi-hello", "wsgi-upload", "wsgi-download", "gzip", "gzip-parts", "file", "file-small")
     printed = run("--check", "--peers", "raw", *OURS, "--only", *both, *streams, *forms, *alone, "hop")
     rows = dict(line.split(": ", 1) for line in printed.splitlines())
     for name in both:
