@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from anyio import CancelScope, Event, Lock, move_on_after
 from anyio.lowlevel import checkpoint
 
+from ._channel import find_channel
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import REQUEST, RequestEvent, RequestState
@@ -391,11 +392,15 @@ class Body:
 
     def _claim(self, scope: Scope) -> None:
         """See that no other request on this channel has begun to read, and let others see that this one has."""
-        # ASGI specification, "Applications": what is added to a scope has a name of its own.
-        if scope.get("asgicore.receive") == self._receive:
+        channel = find_channel(scope, self._receive)
+        if channel.is_read:
             raise BodyConsumedError("another Request on this channel has read the body; build one and hand that around")
-        with suppress(TypeError):  # a scope that nothing can be added to
-            cast("dict[str, Any]", scope)["asgicore.receive"] = self._receive
+        channel.is_read = True
+        if channel.reader is None:
+            channel.reader = self
+        else:
+            # A response is being sent here, which listens for the disconnect.
+            self._receive = channel.reader
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
         """Start :meth:`load`; most bodies are whole with the first message, which is there already.

@@ -6,8 +6,9 @@ Source: ASGI HTTP specification 2.5, "HTTP Connection Scope".
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
@@ -16,12 +17,21 @@ from multidict import CIMultiDictProxy, MultiDictProxy
 
 from ._accept import best_encoding, best_language, best_type
 from ._body import Body
+from ._channel import find_channel
 from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
 from ._dates import to_timestamp
 from ._extensions import TLS, encode_links, find_tls
 from ._form import open_parts, open_parts_nowait, read_form, read_form_nowait
-from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
+from ._headers import (
+    NO_PAIR,
+    decode_request_headers,
+    find,
+    find_all,
+    pairs,
+    parse_content_length,
+    parse_content_type,
+)
 from ._params import parse_query
 from ._parts import Part, SyncPart
 from ._target import address, build_url, check_host, host_from_server, split_root_path
@@ -29,7 +39,7 @@ from ._uploads import UploadFile
 from ._writer import Writer
 from .errors import HTTPError, MalformedBodyError, MalformedRequestError, RequestError
 from .limits import DEFAULT_LIMITS, Limits
-from .types import RawHeaders, Receive, Scope, Send
+from .types import HeadersInput, RawHeaders, Receive, Scope, Send
 
 __all__ = ["Request"]
 
@@ -51,6 +61,11 @@ def _parse_json(body: bytes, loads: Callable[[str], Any]) -> Any:
         raise MalformedBodyError("body", reason) from exc
 
 
+def _hinter(scope: Scope, receive: Receive, writer: Writer) -> Callable[[Iterable[str]], Awaitable[bool]] | None:
+    """What sends early hints, as long as no response of ours was sent on that channel."""
+    return None if find_channel(scope, receive).is_answered else writer.send_early_hints
+
+
 def _as_list(fields: Any) -> list[Any]:
     # The list of the scope itself, where it is one: nobody here changes it.
     return fields if fields.__class__ is list else [*fields]
@@ -67,6 +82,7 @@ class Request:
             is noted there, so that another request on the same channel does not wait for what is gone.
         receive: The server's channel, or the :class:`Body` that owns it already.
         send: The server's channel for the response, for :meth:`send_early_hints`; not needed where a ``Body`` is given.
+            Hints sent after a start that went out by other means than a :class:`Response` are the caller's mistake.
         limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
     """
 
@@ -97,7 +113,7 @@ class Request:
             if send is not None:
                 writer = Writer(send)
                 writer.extensions = self.extensions
-                self._body.find_hinter = lambda: writer.send_early_hints
+                self._body.find_hinter = partial(_hinter, scope, receive, writer)
         self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None
@@ -340,7 +356,12 @@ class Request:
     # --- conditions ----------------------------------------------------------------------------------
 
     def check_preconditions(
-        self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True
+        self,
+        *,
+        etag: str | None = None,
+        last_modified: datetime | float | None = None,
+        exists: bool = True,
+        headers: HeadersInput | None = None,
     ) -> None:
         """Hold the preconditions against what is there now, before anything is changed (RFC 9110 section 13).
 
@@ -353,6 +374,8 @@ class Request:
             etag: The current tag, with its quotes; ``None`` if it has none.
             last_modified: When it changed last, a ``datetime`` (without a zone: UTC) or seconds since 1970.
             exists: Whether there is anything; ``If-None-Match: *`` asks for nothing to be there.
+            headers: Further fields of the answer. Those that a 200 would have and caches go by belong on a 304, too:
+                ``cache-control``, ``content-location``, ``expires``, ``vary``.
 
         Raises:
             HTTPError: 412, or 304 for a GET or HEAD whose client has it already.
@@ -366,7 +389,7 @@ class Request:
             exists=exists,
         )
         if verdict is not None:
-            raise HTTPError(verdict, headers={} if etag is None else {"etag": etag})
+            raise HTTPError(verdict, headers=[*pairs(headers), *(() if etag is None else (("etag", etag),))])
 
     # --- where it came from --------------------------------------------------------------------------
 
@@ -421,7 +444,8 @@ class Request:
             links: Values of ``link`` fields (RFC 8288).
 
         Returns:
-            Whether it was sent: ``False`` if the server does not offer it, or the response was started.
+            Whether it was sent: ``False`` if there are no links, the server does not offer it, or the response was
+            started.
 
         Raises:
             InvalidHeaderError: A link must not leave.

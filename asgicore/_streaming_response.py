@@ -73,7 +73,7 @@ class StreamingResponse(Response):
                 "use Response for what is there as a whole"
             )
         self._set_content(content)
-        self._extras = None if background is None else Extras(background)
+        self._extras = None if background is None and not self._is_fitted else Extras(background)
         self.status_code: int = check_status(status_code)
         self._headers = None
         self._raw = build_fields(headers, content_type, self.default_content_type)
