@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from os import urandom
 from time import time
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from ._conditions import build_etag, check_etag, evaluate, if_range_holds
 from ._dates import build_http_date, parse_http_date
@@ -274,7 +274,8 @@ class FileResponse(StreamingResponse):
         is_read_at_once = scope.get("method") != "HEAD" and not is_sent_by_server
         self._blocks.begin(segments, reads=is_read_at_once)
         if not is_read_at_once:
-            self.file, self.segments = self._blocks.file, segments
+            self.file: Any = self._blocks.file
+            self.segments: list[Segment] | None = segments
         elif (body := self._blocks.whole()) is not None:
             response = Response.prepared(body, self.status_code, self.raw_headers())
             response._extras = self._extras

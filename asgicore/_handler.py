@@ -69,12 +69,6 @@ def _of_the_client(exc: Exception) -> Exception:
     return cast("Exception", error)
 
 
-def _scope_of(exchange: Exchange) -> Scope:
-    """The request's own scope: its fields are a list, whatever the server gave."""
-    request = exchange.request
-    return request.scope if isinstance(request, Request) else exchange.scope
-
-
 def _closing() -> HTTPError:
     """What a request is answered with that the handler's closing cuts short."""
     return HTTPError(503, headers={"retry-after": "1"})
@@ -348,10 +342,8 @@ class Handler:
                 exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
-                if response._extras is not None or self._compression is not None:
-                    response = await self._prepare(exchange, response)
-            elif response._extras is not None:
-                response = await self._fitted(exchange, response)
+            if response._extras is not None or self._compression is not None:
+                response = await self._prepare(exchange, response)
         except Exception as exc:
             response = await self._fit(exchange, self._answer(exchange, exc))
         if self._cancels and exchange.body.is_disconnected:
@@ -379,28 +371,27 @@ class Handler:
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
         """Fit the response to the request."""
+        # The request's own scope: its fields are a list, whatever the server gave.
+        request = exchange.request
+        scope = request.scope if isinstance(request, Request) else exchange.scope
         prepared = response
         if response._extras is not None:
-            prepared = await self._fitted(exchange, response)
+            prepared = await response.prepare(scope)
+            if prepared is not response:
+                if not isinstance(cast("object", prepared), Response):
+                    raise TypeError(
+                        f"{type(response).__name__}.prepare returned {type(prepared).__name__}; "
+                        "it must return a Response"
+                    )
+                exchange.take(prepared)
         if self._compression is None:
             return prepared
-        compressed = await self._compression.apply(_scope_of(exchange), prepared, response)
+        compressed = await self._compression.apply(scope, prepared, response)
         if compressed is not prepared:
             if isinstance(compressed, StreamingResponse):
                 exchange.forget(prepared)  # closed by the one that is made from it
             exchange.take(compressed)
         return compressed
-
-    async def _fitted(self, exchange: Exchange, response: Response) -> Response:
-        """What the response itself makes of the request."""
-        prepared: Any = await response.prepare(_scope_of(exchange))
-        if prepared is not response:
-            if not isinstance(prepared, Response):
-                raise TypeError(
-                    f"{type(response).__name__}.prepare returned {type(prepared).__name__}; it must return a Response"
-                )
-            exchange.take(prepared)
-        return prepared
 
     async def _fit(self, exchange: Exchange, response: Response) -> Response:
         """Take an answer in place of what failed, and prepare it like any other response."""
@@ -408,7 +399,7 @@ class Handler:
         if response._extras is None:
             return response
         try:
-            return await self._fitted(exchange, response)
+            return await self._prepare(exchange, response)
         except Exception as exc:
             # The answer to this could fail as this one did.
             logger.error("%s failed", str(exchange), exc_info=exc)

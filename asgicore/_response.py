@@ -44,7 +44,10 @@ _CONTENT_TYPES: Final = {
 
 # What a 304 leaves out: it is about content, which it has none of (RFC 9110 section 15.4.5).
 _ABOUT_CONTENT: Final = frozenset(
-    b"content-disposition content-encoding content-language content-length content-range content-type".split()
+    name.encode()
+    for name in (
+        "content-disposition content-encoding content-language content-length content-range content-type"
+    ).split()
 )
 
 

@@ -127,8 +127,8 @@ class Writer:
     _length: int | None = None
     _left: int = 0
     _is_start_taken: bool = False
-    _is_counted: bool = True
     _is_between: bool = False
+    _is_counted: bool = True
     _is_trailing: bool = False
     _is_debugged: bool = False
     _turned: float = 0.0
@@ -386,13 +386,6 @@ class Writer:
                 self._count(0, True)
         await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def send_trailed(self, status: int, headers: RawHeaders, body: bytes, chunks: Chunks) -> None:
-        """As :meth:`send_whole`, with :attr:`trailers` after the body."""
-        self._open(status, headers)
-        await self._send_start(status, headers)
-        body = b"" if self._silent else await self._send_chunks(chunks(body))
-        await self._send_last({"type": "http.response.body", "body": body, "more_body": False})
-
     async def send_between(self, part: bytes) -> None:
         """Send a part while :meth:`send_stream` waits for its next one, which it must not get before this ends.
 
@@ -404,6 +397,13 @@ class Writer:
             await self._put({"type": "http.response.body", "body": part, "more_body": True})
         finally:
             self._is_between = False
+
+    async def send_trailed(self, status: int, headers: RawHeaders, body: bytes, chunks: Chunks) -> None:
+        """As :meth:`send_whole`, with :attr:`trailers` after the body."""
+        self._open(status, headers)
+        await self._send_start(status, headers)
+        body = b"" if self._silent else await self._send_chunks(chunks(body))
+        await self._send_last({"type": "http.response.body", "body": body, "more_body": False})
 
     async def send_path(self, status: int, headers: RawHeaders, path: str) -> None:
         """Send a response whose body is a whole file, which the server reads.

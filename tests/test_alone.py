@@ -165,7 +165,7 @@ class Failing(StreamingResponse):
 
 class Unstartable(Parts):
     def start_thread(self) -> None:
-        raise LookupError("no room")
+        raise LookupError("start")
 
 
 def with_wrong_length() -> Response:
@@ -181,7 +181,7 @@ def with_wrong_length() -> Response:
         (lambda: StreamingResponse(Unstartable()), LookupError),
         (with_wrong_length, InvalidHeaderError),
     ],
-    ids=["prepare", "thread", "fields"],
+    ids=["prepare", "start", "fields"],
 )
 async def test_error_before_the_start_reaches_the_caller(
     make: Callable[[], Any], error: type[Exception], caplog: pytest.LogCaptureFixture

@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
     {"_watch"},
     {"_jobs"},
     {"_threads"},
-    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_channel", "_signals"},
+    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},
     {"_body", "_disk", "_files", "_keep_alive", "_uploads"},
     {"_parts"},
     {"_form"},
