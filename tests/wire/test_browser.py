@@ -211,7 +211,8 @@ def test_page_fits_any_window(page: webdriver.Chrome, width: int) -> None:
         shown = page.execute_script(
             """
             const box = (name) => document.querySelector(name).getBoundingClientRect();
-            const left = (name) => box(name).left + parseFloat(getComputedStyle(document.querySelector(name)).paddingLeft);
+            const padding = (name) => parseFloat(getComputedStyle(document.querySelector(name)).paddingLeft);
+            const left = (name) => box(name).left + padding(name);
             return {
                 overhang: document.documentElement.scrollWidth - document.documentElement.clientWidth,
                 edges: ["header", "main", "footer"].map(left),
