@@ -121,7 +121,7 @@ def longest_step(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> float:
 def test_query_of_hostile_value_comes_in_short_steps(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest query takes less than 5 ms; a form of megabytes, in a worker thread, holds up nobody for longer."""
     raw = unit * (2**16 // len(unit))
-    times = []
+    times: list[float] = []
     for _ in range(5):
         began = thread_time()
         parse_query(raw, 1000)
