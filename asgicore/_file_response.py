@@ -187,7 +187,7 @@ class FileResponse(StreamingResponse):
                 self._blocks.file, status = open_regular(path)
             else:
                 path = find_under(root, self._names)
-                self._blocks.file, status = open_real(path)
+                self._blocks.file, status = open_real(root, path)
         except (OSError, ValueError) as exc:
             if is_missing(exc):
                 if self._missing_is_404:

@@ -839,6 +839,51 @@ async def test_link_that_is_put_in_between_is_not_followed(
     assert (await under(root, "sub/b.txt")).status == 404
 
 
+@needs_links
+async def test_link_that_comes_and_goes_is_not_followed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at the path sees a directory, whoever opens it would be led out: no look tells what was opened."""
+    (root.parent / "rootless" / "b.txt").write_text("secret")
+    (root / "link").symlink_to(root.parent / "rootless")
+    realpath = os.path.realpath
+
+    def swap() -> None:
+        (root / "sub").rename(root / "was")
+        (root / "link").rename(root / "sub")
+        (root / "was").rename(root / "link")
+
+    def realpath_between(*args: Any, **kwargs: Any) -> str:
+        if (root / "sub").is_symlink():
+            swap()
+        try:
+            return realpath(*args, **kwargs)
+        finally:
+            swap()
+
+    monkeypatch.setattr(os.path, "realpath", realpath_between)
+    channel = await under(str(root), "sub/b.txt")
+    assert (channel.status, b"secret" in channel.body) == (404, False)
+
+
+@needs_links
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="needs directories that can be passed without being read")
+async def test_directory_that_may_be_passed_and_not_listed_is_passed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by its path: a directory on the way is not opened for reading."""
+    flags = []
+    open_ = os.open
+
+    def noted(path: Any, flag: int, *args: Any, **kwargs: Any) -> int:
+        if flag & os.O_DIRECTORY:
+            flags.append(flag & os.O_PATH)
+        return open_(path, flag, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", noted)
+    monkeypatch.setattr(os, "supports_dir_fd", {noted})
+    assert (await under(root, "sub/b.txt")).body == b"b"
+    assert flags == [os.O_PATH, os.O_PATH]
+
+
 # --- files that change, clients that leave ---------------------------------------------------------------
 
 
