@@ -61,7 +61,7 @@ class FileResponse(StreamingResponse):
     :exc:`ContentLengthError` if it gets shorter meanwhile, which aborts the response. What it grows by is not sent.
     """
 
-    __slots__ = ("_blocks", "_location", "_makes_etag", "_missing_is_404", "_names")
+    __slots__ = ("_blocks", "_is_prepared", "_location", "_makes_etag", "_missing_is_404", "_names")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class FileResponse(StreamingResponse):
         self._location = os.fsdecode(path)
         self._names: list[str] | None = None
         self._missing_is_404 = missing_is_404
+        self._is_prepared = False
         self._blocks = FileBlocks()
         self._set_content(self._blocks)
         self._extras: Extras | None = Extras(background)
@@ -158,8 +159,10 @@ class FileResponse(StreamingResponse):
             OSError: There is no such file to be sent.
             ResponseStateError: The response was sent before.
         """
-        if self._content is None:
+        # Not asked of the content, which a server that sends the file by itself leaves where it is.
+        if self._is_prepared or self._content is None:
             raise ResponseStateError("a file response can be sent once; build a new one for each request")
+        self._is_prepared = True
         return await in_file_thread(self._blocks.hold, self._fit, scope)
 
     def close_nowait(self) -> None:
@@ -221,6 +224,8 @@ class FileResponse(StreamingResponse):
                 and if_range_holds(fields, etag, modified if is_settled else None)
             ):
                 parts = requested_ranges(fields, size)
+                if parts is not None and len(parts) > 1 and find(raw, b"content-encoding") is not None:
+                    parts = None  # what holds the parts is not encoded, and the field would say that it is
         return self._fill(self._choose(parts, size), scope)
 
     def _add_validators(self, raw: RawHeaders, status: os.stat_result) -> tuple[str | None, int | None, bool]:

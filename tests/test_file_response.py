@@ -349,6 +349,17 @@ async def test_file_response_that_is_sent_twice_raises(path: Path) -> None:
         await call(response)
 
 
+@pytest.mark.parametrize("names", [[], ["pathsend"], ["zerocopysend"]])
+async def test_file_response_that_is_prepared_cannot_be_prepared_again(path: Path, names: list[str]) -> None:
+    """Neither while it is being sent: the answer to another request would be made of the fields of this one."""
+    scope = http_scope(extensions={f"http.response.{name}": {} for name in names})
+    response = FileResponse(path)
+    await response.prepare(scope)
+    with pytest.raises(ResponseStateError, match="once"):
+        await response.prepare(scope)
+    await response.aclose()
+
+
 async def test_body_without_the_engine_raises(path: Path) -> None:
     """Nobody has opened the file."""
     response = FileResponse(path)
@@ -469,6 +480,17 @@ async def test_several_ranges_are_told_apart_by_a_boundary(path: Path) -> None:
         assert b"\r\n\r\n" + CONTENT[start:stop] + b"\r\n--" in channel.body
     other = field(await get(path, (b"range", b"bytes=0-99,-100")), b"content-type")
     assert other != kind, "a boundary that nobody knows before"
+
+
+@pytest.mark.parametrize(
+    ("range_", "status"), [(b"bytes=0-4", 206), (b"bytes=0-4,4-9", 206), (b"bytes=0-4,10-14", 200)]
+)
+async def test_several_ranges_of_an_encoded_file_are_the_whole_file(path: Path, range_: bytes, status: int) -> None:
+    """The field content-encoding would say of the multipart body what is true of its parts alone."""
+    channel = await get(path, (b"range", range_), headers={"content-encoding": "gzip"})
+    assert (channel.status, field(channel, b"content-encoding")) == (status, b"gzip")
+    assert field(channel, b"content-type") == b"application/octet-stream"
+    assert status == 206 or channel.body == CONTENT
 
 
 async def test_several_large_ranges_arrive_in_their_order(big: Path) -> None:
