@@ -376,6 +376,8 @@ class Handler:
         scope = request.scope if isinstance(request, Request) else exchange.scope
         prepared = response
         if response._extras is not None:
+            if self._compression is not None:
+                response._extras.is_compressible = self._compression.concerns(response)
             prepared = await response.prepare(scope)
             if prepared is not response:
                 if not isinstance(cast("object", prepared), Response):
