@@ -278,6 +278,10 @@ class Handler:
             try:
                 if exchange.listener is not None:
                     await self._dismiss(exchange, exchange.listener)
+            except GeneratorExit:
+                exchange.is_dropped = True
+                self._drop(exchange)
+                raise
             finally:
                 if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
@@ -430,7 +434,11 @@ class Handler:
                 exchange.forget(response)
                 shield.entered_since = exchange.cancel_scope
                 close = self._close_one(exchange, response.aclose)
-                await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                try:
+                    await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                except GeneratorExit:
+                    response.close_nowait()
+                    raise
         if shield.is_cut:
             log_cut(self.limits.close_timeout_seconds)
         if failure is not None:
@@ -488,6 +496,9 @@ class Handler:
         for close in (*(response.aclose for response in exchange.unclosed), *self._enders(exchange)):
             try:
                 await run_shielded(self._close_one(exchange, close), self.limits.close_timeout_seconds)
+            except GeneratorExit:
+                self._drop(exchange)
+                raise
             except BaseException as exc:
                 interrupted = exc  # a cancellation that was held back: first the rest is closed
         exchange.body.close_nowait()

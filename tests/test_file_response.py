@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from email.policy import HTTP
+from functools import partial
 from gzip import decompress
 from pathlib import Path
 from time import thread_time, time
@@ -40,8 +41,10 @@ from asgicore import (
     Request,
     Response,
     ResponseStateError,
+    Threads,
     UsageError,
     _file_response,
+    _spool,
 )
 
 module: Any = _file_response
@@ -1077,6 +1080,72 @@ async def test_request_that_the_loop_throws_away_closes_the_file(big: Path, at: 
     channel = Channel(on_send=on_send)
     with anyio.fail_after(5):
         await dropped_when(serve(big)(http_scope(), channel.receive, channel.send), lambda: bool(waits))
+
+
+@types.coroutine
+def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
+    """Throw ``coro`` away where it waits for the ``number``-th time; returns whether it got there."""
+    try:
+        yielded = coro.send(None)
+        for _ in range(number - 1):
+            yielded = coro.send((yield yielded))
+    except StopIteration:
+        return False
+    coro.close()
+    return True
+
+
+@on_asyncio
+@pytest.mark.parametrize("names", [[], ["pathsend"], ["zerocopysend"]])
+@pytest.mark.parametrize("fields", [[], [(b"accept-encoding", b"gzip")], [(b"if-none-match", b"*")]])
+async def test_request_that_is_thrown_away_wherever_it_waits_closes_the_file(
+    big: Path, names: list[str], fields: list[tuple[bytes, bytes]]
+) -> None:
+    """Also where it has been answered and cleans up: nothing is awaited then."""
+
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(big, content_type="text/plain")
+
+    app = Handler(endpoint, compression=Compression(encodings=["gzip"]))
+    scope = http_scope(headers=fields, extensions={f"http.response.{name}": {} for name in names})
+    number = 0
+    is_under_way = True
+    with anyio.fail_after(20):
+        while is_under_way:
+            number += 1
+            channel = Channel(suspend=number % 2 == 0)
+            is_under_way = await dropped_at(app(scope, channel.receive, channel.send), number)
+            while open_below(big.parent):  # until the thread that is at the file is done
+                await anyio.lowlevel.checkpoint()
+    assert number > 2
+
+
+@on_asyncio
+async def test_request_that_is_thrown_away_while_no_thread_is_free_closes_the_file(
+    big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The closing that waits for a thread never runs."""
+    threads = Threads(1)
+    monkeypatch.setattr(_spool, "_files", threads)
+    leave = threading.Event()
+    busy: list[Any] = []
+
+    async def on_send(index: int, _: Any) -> None:
+        if index == 1:
+            busy.append(threads.start(leave.wait))
+            raise ConnectionResetError
+
+    for names in ([], ["zerocopysend"]):
+        channel = Channel(on_send=on_send)
+        scope = http_scope(extensions={f"http.response.{name}": {} for name in names})
+        is_time = partial(getattr, threads, "waiting")
+        with anyio.fail_after(5):
+            await dropped_when(serve(big)(scope, channel.receive, channel.send), is_time)
+        assert open_below(big.parent) == []
+        leave.set()
+        await busy.pop().wait()
+        leave.clear()
+    await threads.aclose()
 
 
 @on_asyncio
