@@ -473,8 +473,10 @@ class Handler:
 
     async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""
-        if exchange.is_open:
-            await exchange({"type": "http.response.body", "body": b"", "more_body": False})
+        response = exchange.response
+        rest = response.cut() if isinstance(response, StreamingResponse) else b""
+        if exchange.is_open and rest is not None:
+            await exchange({"type": "http.response.body", "body": rest, "more_body": False})
         if exchange.state is TRAILING:
             await exchange({"type": TRAILERS, "headers": [], "more_trailers": False})
         elif not exchange.is_started:
@@ -544,7 +546,7 @@ class Handler:
 
         Those that end by themselves within ``grace_seconds`` do. Of the others, a stream is cancelled and ended
         with a final message, an endpoint that has not answered is cancelled and answered with 503, and a
-        response of declared length is aborted. With ``on_disconnect="notify"`` nothing is cancelled.
+        response of declared length, compressed or not, is aborted. With ``on_disconnect="notify"`` nothing is cancelled.
         """
         with move_on_after(grace_seconds):
             while self._waiting:
