@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
@@ -30,7 +31,7 @@ from anyio.lowlevel import checkpoint
 from ._body import Body
 from ._callables import is_async_callable
 from ._compression import Compression
-from ._exchange import Cancellation, Exchange
+from ._exchange import Cancellation, Exchange, is_head
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
@@ -354,7 +355,7 @@ class Handler:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             if self._sends_itself:
-                await self._deliver(response, exchange)
+                await self._hand_over(response, exchange)
                 if not exchange.is_done:
                     raise ResponseStateError("send_response returned before the final message was sent")
             elif (
@@ -371,7 +372,16 @@ class Handler:
             if exchange.is_started:
                 raise
             response = await self._fit(exchange, self._answer(exchange, exc))
+            await self._hand_over(response, exchange)
+
+    async def _hand_over(self, response: Response, exchange: Exchange) -> None:
+        """Have the hook send the response."""
+        token = is_head.set(exchange.scope.get("method") == "HEAD")
+        try:
             await self._deliver(response, exchange)
+        finally:
+            with suppress(ValueError):  # another context: the loop has given the request up
+                is_head.reset(token)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
         """Fit the response to the request."""
@@ -662,7 +672,7 @@ class Handler:
             response: What the endpoint returned.
             send: Takes the messages of the response and checks them.
         """
-        await self._sending(response, send if isinstance(send, Writer) else Writer(send, False, self.chunk_size))
+        await self._sending(response, send if isinstance(send, Writer) else Writer(send, is_head.get(), self.chunk_size))
 
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         extras = response._extras
