@@ -21,7 +21,7 @@ _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
 
 is_head: Final[ContextVar[bool]] = ContextVar("asgicore_is_head", default=False)
-"""Whether the response that a hook sends is to a HEAD: a writer that is made around its own ``send`` cannot see that."""
+"""Whether the response that a hook sends is to a HEAD, which a writer around a ``send`` of its own cannot see."""
 
 
 class Cancellation(Protocol):

@@ -556,7 +556,8 @@ class Handler:
 
         Those that end by themselves within ``grace_seconds`` do. Of the others, a stream is cancelled and ended
         with a final message, an endpoint that has not answered is cancelled and answered with 503, and a
-        response of declared length, compressed or not, is aborted. With ``on_disconnect="notify"`` nothing is cancelled.
+        response of declared length, compressed or not, is aborted. With ``on_disconnect="notify"`` nothing is
+        cancelled.
         """
         with move_on_after(grace_seconds):
             while self._waiting:
@@ -672,7 +673,8 @@ class Handler:
             response: What the endpoint returned.
             send: Takes the messages of the response and checks them.
         """
-        await self._sending(response, send if isinstance(send, Writer) else Writer(send, is_head.get(), self.chunk_size))
+        writer = send if isinstance(send, Writer) else Writer(send, is_head.get(), self.chunk_size)
+        await self._sending(response, writer)
 
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         extras = response._extras

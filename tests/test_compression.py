@@ -42,7 +42,11 @@ def answer(channel: Channel) -> dict[bytes, bytes]:
 
 
 async def serve(
-    make: Make, accepted: bytes | None = b"gzip", compression: Compression | None = GZIP, method: str = "GET", **more: Any
+    make: Make,
+    accepted: bytes | None = b"gzip",
+    compression: Compression | None = GZIP,
+    method: str = "GET",
+    **more: Any,
 ) -> Channel:
     """One request, whose messages are legal; ``headers`` are further fields."""
 

@@ -869,7 +869,7 @@ async def test_link_that_comes_and_goes_is_not_followed(root: Path, monkeypatch:
     """Whoever looks at the path sees a directory, whoever opens it would be led out: no look tells what was opened."""
     (root.parent / "rootless" / "b.txt").write_text("secret")
     (root / "link").symlink_to(root.parent / "rootless")
-    realpath = os.path.realpath
+    realpath: Any = os.path.realpath
 
     def swap() -> None:
         (root / "sub").rename(root / "was")
@@ -879,10 +879,9 @@ async def test_link_that_comes_and_goes_is_not_followed(root: Path, monkeypatch:
     def realpath_between(*args: Any, **kwargs: Any) -> str:
         if (root / "sub").is_symlink():
             swap()
-        try:
-            return realpath(*args, **kwargs)
-        finally:
-            swap()
+        found: str = realpath(*args, **kwargs)
+        swap()
+        return found
 
     monkeypatch.setattr(os.path, "realpath", realpath_between)
     channel = await under(str(root), "sub/b.txt")
