@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from ._channel import find_channel
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
-from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, keep
+from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import REQUEST, RequestEvent, RequestState
 from ._watch import FAIR_SECONDS, is_trio
 from .errors import (
@@ -474,21 +474,34 @@ class Body:
         if self.state is not _READING and len(first) <= self.limits.spool_threshold_bytes:
             self.data = first
             return None
-        return self._load_rest(first)
-
-    async def _load_rest(self, first: bytes) -> None:
         self._lost = "its reading was cut short"
         parts = Parts()
         parts.add(first)
-        kept = await keep(parts, self._open(), self.limits.spool_threshold_bytes, self.hold)
-        if isinstance(kept, bytes):
-            self.data = kept
-        self._lost = None
+        return self.keep(parts, self._open())
 
-    def hold(self, spool: Spool) -> None:
-        """Close a file with the request: that of a kept body, or what a form kept of another one."""
-        self._spool = spool
-        self.needs_closing = True
+    async def keep(self, parts: Parts, rest: AsyncGenerator[bytes, None], batch_bytes: int = BATCH_BYTES) -> None:
+        """Keep parts and what follows them: in memory up to the threshold, else in a temporary file.
+
+        Args:
+            parts: What is here already.
+            rest: What follows: of this body, all of it or, where it streams, what a form keeps. Closed at the end.
+            batch_bytes: How much is written at once; twice as much is in memory.
+
+        Raises:
+            OSError: The disk is full, or the like.
+        """
+        threshold = self.limits.spool_threshold_bytes
+        async with aclosing(rest):
+            while parts.size <= threshold:
+                try:
+                    parts.add(await anext(rest))
+                except StopAsyncIteration:
+                    self.data = parts.join()
+                    self._lost = None
+                    return
+            self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
+            await spool(parts, rest, into, batch_bytes)
+        self._lost = None
 
     def adopt(self, file: SpooledTemporaryFile[bytes]) -> None:
         """Keep a file that somebody else filled from this body; it is closed with the request."""
@@ -586,7 +599,7 @@ class Body:
 
     @property
     def kept(self) -> bytes | Spool:
-        """The whole body, where it is kept and here."""
+        """What was kept, where it is here: the whole body, or what a form kept of it."""
         return self._spool if self.data is None and self._spool is not None else self.data or b""
 
     # --- using, in a worker thread -------------------------------------------------------------------

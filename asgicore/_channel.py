@@ -21,7 +21,7 @@ _KEY: Final = "asgicore.channel"
 class Channel:
     """One ``receive``, of which two must not take messages; noted in the scope and in copies made of it since."""
 
-    __slots__ = ("_reader", "_noted", "is_answered", "is_read")
+    __slots__ = ("_noted", "_reader", "is_answered", "is_read")
 
     def __init__(self, receive: Receive) -> None:
         self._noted = _refer(receive)

@@ -21,6 +21,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
@@ -31,7 +32,7 @@ from anyio.lowlevel import checkpoint
 from ._body import Body
 from ._callables import is_async_callable
 from ._compression import Compression
-from ._exchange import Cancellation, Exchange
+from ._exchange import Cancellation, Exchange, is_head
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
@@ -296,6 +297,10 @@ class Handler:
             try:
                 if exchange.listener is not None:
                     await self._dismiss(exchange, exchange.listener)
+            except GeneratorExit:
+                exchange.is_dropped = True
+                self._drop(exchange)
+                raise
             finally:
                 if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
@@ -368,7 +373,7 @@ class Handler:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             if self._sends_itself:
-                await self._deliver(response, exchange)
+                await self._hand_over(response, exchange)
                 if not exchange.is_done:
                     raise ResponseStateError("send_response returned before the final message was sent")
             elif (
@@ -385,7 +390,16 @@ class Handler:
             if exchange.is_started:
                 raise
             response = await self._fit(exchange, self._answer(exchange, exc))
+            await self._hand_over(response, exchange)
+
+    async def _hand_over(self, response: Response, exchange: Exchange) -> None:
+        """Have the hook send the response."""
+        token = is_head.set(exchange.scope.get("method") == "HEAD")
+        try:
             await self._deliver(response, exchange)
+        finally:
+            with suppress(ValueError):  # another context: the loop has given the request up
+                is_head.reset(token)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
         """Fit the response to the request."""
@@ -394,6 +408,8 @@ class Handler:
         scope = request.scope if isinstance(request, Request) else exchange.scope
         prepared = response
         if response._extras is not None:
+            if self._compression is not None:
+                response._extras.is_compressible = self._compression.concerns(response)
             prepared = await response.prepare(scope)
             if prepared is not response:
                 if not isinstance(cast("object", prepared), Response):
@@ -448,7 +464,11 @@ class Handler:
                     exchange.forget(response)
                     shield.entered_since = exchange.cancel_scope
                     close = self._close_one(exchange, response.aclose)
-                    await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                    try:
+                        await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                    except GeneratorExit:
+                        response.close_nowait()
+                        raise
         except asyncio.CancelledError as exc:  # held back
             if failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc):
                 failure = exc
@@ -489,8 +509,10 @@ class Handler:
 
     async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""
-        if exchange.is_open:
-            await exchange({"type": "http.response.body", "body": b"", "more_body": False})
+        response = exchange.response
+        rest = response.cut() if isinstance(response, StreamingResponse) else b""
+        if exchange.is_open and rest is not None:
+            await exchange({"type": "http.response.body", "body": rest, "more_body": False})
         if exchange.state is TRAILING:
             await exchange({"type": TRAILERS, "headers": [], "more_trailers": False})
         elif not exchange.is_started:
@@ -512,6 +534,9 @@ class Handler:
         for close in (*(response.aclose for response in exchange.unclosed), *self._enders(exchange)):
             try:
                 await run_shielded(self._close_one(exchange, close), self.limits.close_timeout_seconds)
+            except GeneratorExit:
+                self._drop(exchange)
+                raise
             except BaseException as exc:
                 interrupted = exc  # a cancellation that was held back: first the rest is closed
         exchange.body.close_nowait()
@@ -557,7 +582,8 @@ class Handler:
 
         Those that end by themselves within ``grace_seconds`` do. Of the others, a stream is cancelled and ended
         with a final message, an endpoint that has not answered is cancelled and answered with 503, and a
-        response of declared length is aborted. With ``on_disconnect="notify"`` nothing is cancelled.
+        response of declared length, compressed or not, is aborted. With ``on_disconnect="notify"`` nothing is
+        cancelled.
         """
         with move_on_after(grace_seconds):
             while self._waiting:
@@ -673,7 +699,8 @@ class Handler:
             response: What the endpoint returned.
             send: Takes the messages of the response and checks them.
         """
-        await self._sending(response, send if isinstance(send, Writer) else Writer(send, False, self.chunk_size))
+        writer = send if isinstance(send, Writer) else Writer(send, is_head.get(), self.chunk_size)
+        await self._sending(response, writer)
 
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         extras = response._extras

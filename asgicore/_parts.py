@@ -84,10 +84,6 @@ class _Reader:
         self._is_over = True
         self._is_cut = False
 
-    def _check_whole(self) -> None:
-        if self._is_cut:
-            raise BodyConsumedError("the rest of the form cannot be had: its reading was cut short")
-
     def _check_current(self, part: _Head) -> None:
         if part._number != self._number:
             raise BodyConsumedError(
@@ -189,22 +185,24 @@ class PartReader(_Reader):
 
     async def event(self) -> Segment | bytes | Signal | None:
         """What comes next, ``None`` at the end of the body."""
-        self._check_whole()
+        if self._is_cut:
+            raise BodyConsumedError("the rest of the form cannot be had: its reading was cut short")
         # Before anything is taken out of the parser: it would be lost with a cancellation.
         if perf_counter() - self._turned > FAIR_SECONDS:
             await checkpoint()
             self._turned = perf_counter()
-        while (event := self._parser.next()) is Signal.NEEDS_BLOCK:
+        parser, blocks = self._parser, self._blocks
+        while (event := parser.next()) is Signal.NEEDS_BLOCK:
             try:
-                block = await anext(self._blocks)
+                block = await anext(blocks)
             except StopAsyncIteration:
-                self._parser.finish()
+                parser.finish()
                 return None
             except BaseException:
                 # Half a form must not be taken for a whole one by whoever goes on.
                 self._is_cut = True
                 raise
-            self._parser.feed(block)
+            parser.feed(block)
         return event
 
     async def content(self, part: _Head) -> bytes:

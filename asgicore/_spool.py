@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from tempfile import SpooledTemporaryFile
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -45,7 +44,7 @@ class Parts:
 
     def __init__(self) -> None:
         self._parts: list[bytes | bytearray] = []
-        self.size = 0
+        self.size: int = 0
 
     def add(self, part: bytes) -> None:
         self.size += len(part)
@@ -120,33 +119,7 @@ class Spool:
             self.file.close()
 
 
-async def keep(
-    parts: Parts, rest: AsyncGenerator[bytes, None], threshold: int, hold: Callable[[Spool], None]
-) -> bytes | Spool:
-    """Keep parts and what follows them: in memory up to the threshold, else in a temporary file.
-
-    Args:
-        parts: What is here already.
-        rest: What follows; closed at the end.
-        threshold: In bytes.
-        hold: Is given the file before anything is written, and closes it, whatever happens.
-
-    Raises:
-        OSError: The disk is full, or the like.
-    """
-    async with aclosing(rest):
-        while parts.size <= threshold:
-            try:
-                parts.add(await anext(rest))
-            except StopAsyncIteration:
-                return parts.join()
-        into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
-        hold(into)
-        await spool(parts, rest, into)
-    return into
-
-
-async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
+async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool, batch_bytes: int = BATCH_BYTES) -> None:
     """Write parts to ``into``, receiving the next batch while the last one is being written.
 
     Raises:
@@ -156,7 +129,7 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
     try:
         async for part in rest:
             parts.add(part)
-            if parts.size >= BATCH_BYTES:
+            if parts.size >= batch_bytes:
                 await writing.wait()
                 writing = _files.start(into.write, parts.take())
     except GeneratorExit:

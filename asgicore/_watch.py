@@ -154,9 +154,16 @@ class AsyncioListener:
         try:
             # One turn of the loop, unless receive() awaits something in a cleanup of its own.
             await asyncio.sleep(0)
-        finally:
-            if not task.done():
-                await run_shielded(self._wait(), None)
+        except GeneratorExit:
+            raise  # nothing can be awaited any more
+        except BaseException:
+            await self._settle()
+            raise
+        await self._settle()
+
+    async def _settle(self) -> None:
+        if not self._task.done():
+            await run_shielded(self._wait(), None)
 
     async def _wait(self) -> None:
         await asyncio.wait((self._task,), timeout=_STOP_SECONDS)

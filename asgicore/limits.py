@@ -69,8 +69,8 @@ class Limits:
     default: a long text fits."""
 
     max_form_memory_bytes: int | None = 2 * 2**20
-    """Names and values of all fields of a form together, names and headers of its files, and a whole urlencoded
-    form; above: 413. They are in memory; Django allows 2.5 MB, Werkzeug 500 kB."""
+    """All of a form that is in memory whatever its size: an urlencoded one, or of another one the fields together
+    with the heads of all parts; above: 413. Django allows 2.5 MB, Werkzeug 500 kB."""
 
     max_part_headers: int | None = 8
     """Number of header fields of a part of a multipart form; above: 400. RFC 7578 section 4.8 leaves three in use."""

@@ -74,6 +74,7 @@ class Channel:
         self._on_send = on_send
         self._gone = anyio.Event()
         self._receiving = False
+        self._trails = False
         self.received = 0
         self.sent: list[Message] = []
 
@@ -97,7 +98,8 @@ class Channel:
         if self._on_send is not None:
             await self._on_send(len(self.sent), message)
         self.sent.append(message)
-        if _ends(message, trails=any(earlier.get("trailers") for earlier in self.sent)):
+        self._trails = self._trails or bool(message.get("trailers"))
+        if _ends(message, trails=self._trails):
             self._gone.set()
 
     def disconnect(self) -> None:

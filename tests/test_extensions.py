@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import logging
 import re
 import sys
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from asgicore import (
     TLS,
     ClientDisconnectedError,
+    Compression,
     ContentLengthError,
     Handler,
     InvalidHeaderError,
@@ -195,6 +197,25 @@ async def test_trailers_of_a_large_response_follow_messages_of_chunk_size() -> N
     channel = await call(Cut(endpoint), extensions=offers(TRAILERS))
     checked(channel, TRAILERS)
     assert [message["body"] for message in channel.sent[1:-1]] == [b"0123", b"456789"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+async def test_trailers_of_a_compressed_response_follow_it(is_stream: bool) -> None:
+    """They are those of the response that was made, of whose content they tell."""
+    content = b"0123456789" * 1000
+
+    async def endpoint(request: Request) -> Response:
+        response = StreamingResponse(Parts(content)) if is_stream else Response(content)
+        response.headers["content-type"] = "text/plain"
+        response.set_trailers(["x-checksum"], lambda: {"x-checksum": "17"})
+        return response
+
+    handler = Handler(endpoint, compression=Compression(encodings=["gzip"]))
+    channel = await call(handler, headers=[(b"accept-encoding", b"gzip")], extensions=offers(TRAILERS))
+    checked(channel, TRAILERS)
+    assert (b"content-encoding", b"gzip") in channel.headers
+    assert channel.sent[-1]["headers"] == [(b"x-checksum", b"17")]
+    assert gzip.decompress(b"".join(message["body"] for message in channel.sent[1:-1])) == content
 
 
 def undeclared() -> dict[str, str]:

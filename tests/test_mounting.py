@@ -15,7 +15,17 @@ import pytest
 from fakes import EMPTY, Channel, Message, body_messages, call, http_scope
 from faults import Server, check_messages, turn
 
-from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import (
+    EventSourceResponse,
+    FileResponse,
+    Handler,
+    HTTPError,
+    JSONResponse,
+    Limits,
+    Request,
+    Response,
+    StreamingResponse,
+)
 
 MOUNT = "/mount"
 
@@ -343,6 +353,8 @@ ANSWERS: dict[str, Callable[[], Response]] = {
     "stream": lambda: StreamingResponse(iter([b"a", b"b"])),
     "large": lambda: Response(b"x" * 200_000, content_type="text/plain"),
     "etag": precious,
+    "file": lambda: FileResponse(__file__),
+    "events": lambda: EventSourceResponse(["one", "two"]),
     "failing": failing,
     "unpreparable": Unpreparable,
 }
@@ -375,7 +387,7 @@ PATHS = ["/plain", "/base", "/gzip"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", ["whole", "json", "stream", "large", "etag"])
+@pytest.mark.parametrize("name", ["whole", "json", "stream", "large", "etag", "file", "events"])
 async def test_response_returned_from_a_starlette_endpoint_is_sent(name: str, path: str) -> None:
     """Starlette calls what an endpoint returns as an ASGI application; its middleware sees legal messages."""
     app = answering(lambda request: ANSWERS[name]())

@@ -43,7 +43,7 @@ from django.http.response import HttpResponseBase
 from django.urls import get_resolver, get_urlconf, set_script_prefix
 
 from .._body import Body
-from .._exchange import Exchange
+from .._exchange import Exchange, is_head
 from .._handler import Closer, Handler
 from .._headers import check_request_headers, list_headers
 from .._lifespan import Lifespan
@@ -465,7 +465,7 @@ class ASGIHandler(Handler, DjangoHandler):
             await self._sending(made, send)
             return
         try:
-            await self._sending(made, Writer(send, False, self.chunk_size))
+            await self._sending(made, Writer(send, is_head.get(), self.chunk_size))
         finally:
             await run_shielded(self._close_unseen(made), self.limits.close_timeout_seconds)
 
