@@ -47,7 +47,7 @@ LAYERS: list[set[str]] = [
     {"wsgi_bridge._scope"},
     {"wsgi_bridge._handler", "wsgi_bridge._as_wsgi"},
     {"wsgi_bridge.__init__"},
-    {f"django_bridge.{name}" for name in ("_options", "_quiet", "_cancel", "_job", "_stock")},
+    {f"django_bridge.{name}" for name in ("_options", "_quiet", "_cancel", "_job", "_stock", "_variables")},
     {"django_bridge._workers"},
     {"django_bridge._hop"},
     {"django_bridge._call", "django_bridge._chain"},
