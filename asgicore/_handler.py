@@ -40,10 +40,20 @@ from ._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scop
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Background, Response
+from ._stepped import SteppedListener
 from ._streaming_response import StreamingResponse
 from ._target import check_target
 from ._threads import Threads
-from ._watch import Listener, is_cancelled, log_cut, resume, run_shielded, start_listener, timed
+from ._watch import (
+    Listener,
+    is_cancelled,
+    log_cut,
+    resume,
+    run_shielded,
+    running_asyncio_task,
+    start_listener,
+    timed,
+)
 from ._writer import DONE, TRAILING, Writer, limit_send, slice_bytes
 from .errors import (
     ClientDisconnectedError,
@@ -330,9 +340,15 @@ class Handler:
     def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
         self._waiting.add(exchange)
-        exchange.listener = start_listener(
-            self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
-        )
+        body = exchange.body
+        # Before the body is here, the listener waits for other things than receive().
+        task = running_asyncio_task() if body.is_settled and not self._listens_itself else None
+        if task is not None:
+            exchange.listener = SteppedListener(task, body.watch(), exchange.leave)
+        else:
+            exchange.listener = start_listener(
+                self._listen(exchange) if self._listens_itself else body.watch(exchange.leave)
+            )
         if exchange.keep_alive is not None:
             exchange.keep_alive.attend()
 

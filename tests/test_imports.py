@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"_meta", "_extensions", "_multipart_library", "_ranges"},
     {"_form_data"},
     {"_watch"},
-    {"_jobs"},
+    {"_jobs", "_stepped"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},
     {"_body", "_disk", "_files", "_keep_alive", "_uploads"},
