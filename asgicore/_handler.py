@@ -486,8 +486,8 @@ class Handler:
                         response.close_nowait()
                         raise
         except asyncio.CancelledError as exc:  # held back
-            if failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc):
-                failure = exc
+            comes_first = failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc)
+            failure = exc if comes_first else failure
         if shield.is_cut:
             log_cut(self.limits.close_timeout_seconds)
         if failure is not None:
