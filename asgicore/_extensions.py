@@ -45,11 +45,12 @@ def encode_links(links: Iterable[str]) -> list[bytes]:
 
 
 # RFC 9110 section 6.5.1: a trailer must not say what a recipient needs before the content: framing, routing, request
-# modifiers, authentication, how the content is to be processed. Cookies are not taken from trailers either.
+# modifiers, authentication, how the content is to be processed. Cookies are not taken from trailers either;
+# Accept-Ranges (section 14.3) and ETag (8.8.3) are.
 _NEVER_TRAILERS: Final = frozenset(
     name.encode()
     for name in (
-        "accept-ranges age allow authorization cache-control content-encoding content-length content-location "
+        "age allow authorization cache-control content-encoding content-length content-location "
         "content-range content-type cookie date expect expires host if-match if-modified-since if-none-match "
         "if-range if-unmodified-since location max-forwards pragma proxy-authenticate proxy-authorization range "
         "retry-after set-cookie te trailer upgrade vary www-authenticate"

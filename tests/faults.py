@@ -204,6 +204,31 @@ class Server(Channel):
         await super().send(message)
 
 
+# --- loops that give up ------------------------------------------------------------------------------------
+
+
+@types.coroutine
+def dropped_when(coro: Any, is_time: Callable[[], bool]) -> Generator[Any, Any, None]:
+    """Run ``coro`` until it waits for something and it is time, then throw it away, as a loop that is closed does."""
+    yielded = coro.send(None)
+    while not is_time():
+        yielded = coro.send((yield yielded))
+    coro.close()
+
+
+@types.coroutine
+def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
+    """Throw ``coro`` away where it waits for the ``number``-th time; returns whether it got there."""
+    try:
+        yielded = coro.send(None)
+        for _ in range(number - 1):
+            yielded = coro.send((yield yielded))
+    except StopIteration:
+        return False
+    coro.close()
+    return True
+
+
 # --- time ------------------------------------------------------------------------------------------------
 
 

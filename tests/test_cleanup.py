@@ -8,8 +8,7 @@ import contextvars
 import gc
 import logging
 import sys
-import types
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from tempfile import SpooledTemporaryFile
 from typing import Any, Literal
@@ -18,7 +17,17 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, Message, body_messages, call, http_scope
-from faults import Server, Steps, check_messages, living_tasks, on_asyncio, open_files, turn
+from faults import (
+    Server,
+    Steps,
+    check_messages,
+    dropped_at,
+    dropped_when,
+    living_tasks,
+    on_asyncio,
+    open_files,
+    turn,
+)
 
 from asgicore import (
     Body,
@@ -701,15 +710,6 @@ async def test_cleanup_closes_a_body_stream_that_was_broken_off(mode: Any, size:
             await anext(streams[0])
 
 
-@types.coroutine
-def dropped_when(coro: Any, is_time: Callable[[], bool]) -> Generator[Any, Any, None]:
-    """Run ``coro`` until it waits for something and it is time, then throw it away, as a loop that is closed does."""
-    yielded = coro.send(None)
-    while not is_time():
-        yielded = coro.send((yield yielded))
-    coro.close()
-
-
 @pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
 async def test_cleanup_dropped_by_the_loop_closes_the_file(on_disconnect: Any) -> None:
     """A request that is thrown away unfinished closes its file on the spot and leaves no task."""
@@ -729,19 +729,6 @@ async def test_cleanup_dropped_by_the_loop_closes_the_file(on_disconnect: Any) -
     assert server.sent == []
     await turn(3)
     assert living_tasks() == before
-
-
-@types.coroutine
-def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
-    """Throw ``coro`` away where it waits for the ``number``-th time; returns whether it got there."""
-    try:
-        yielded = coro.send(None)
-        for _ in range(number - 1):
-            yielded = coro.send((yield yielded))
-    except StopIteration:
-        return False
-    coro.close()
-    return True
 
 
 @on_asyncio

@@ -289,7 +289,7 @@ def test_compression_with_a_wrong_option_is_refused(options: dict[str, Any], err
 
 
 def test_compression_is_frozen() -> None:
-    """One object may serve any number of handlers."""
+    """One object may serve any number of handlers. Type checkers refuse it too, and are told to look away."""
     with pytest.raises(AttributeError):
         GZIP.minimum_bytes = 1  # type: ignore[misc]
     with pytest.raises(TypeError):

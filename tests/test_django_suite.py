@@ -16,6 +16,7 @@ import django_suite
 import pytest
 from django_suite import Difference, Outcome, UnavailableError, compare, find_common_failures, read_results
 
+# Of those that run Django's own runner.
 needs_django = pytest.mark.skipif(importlib.util.find_spec("django") is None, reason="needs Django")
 
 PASSED = Outcome("passed")

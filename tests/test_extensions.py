@@ -144,6 +144,14 @@ async def test_trailers_where_offered_follow_the_body(make: Callable[[], Respons
     assert seen == [len(server.sent) - 1]
 
 
+@pytest.mark.parametrize(("name", "value"), [("etag", '"1"'), ("accept-ranges", "bytes"), ("server-timing", "db")])
+async def test_trailers_with_a_field_that_may_come_late_are_sent(name: str, value: str) -> None:
+    """RFC 9110 sections 8.8.3 and 14.3, and Server Timing section 3."""
+    server = Server()
+    await serve(respond(partial(trailing, stream, lambda: {name: value}, name)), server, TRAILERS)
+    assert checked(server, TRAILERS).sent[-1]["headers"] == [(name.encode(), value.encode())]
+
+
 @pytest.mark.parametrize("extensions", ODD, ids=repr)
 @pytest.mark.parametrize("make", [whole, stream])
 async def test_trailers_not_offered_are_left_out(make: Callable[[], Response], extensions: Any) -> None:

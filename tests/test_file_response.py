@@ -8,8 +8,7 @@ import re
 import socket
 import sys
 import threading
-import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -22,7 +21,7 @@ from typing import Any
 import anyio
 import pytest
 from fakes import Channel, call, http_scope
-from faults import Server, check_messages, on_asyncio
+from faults import Server, check_messages, dropped_at, dropped_when, on_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -722,18 +721,18 @@ async def test_machine_that_is_out_of_descriptors_is_no_404(path: Path, monkeypa
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A directory with a file, beside one with a secret, and links of all kinds."""
-    root = tmp_path / "root"
+    root = tmp_path / "top"
     (root / "sub").mkdir(parents=True)
     (root / "a.txt").write_text("a")
     (root / "sub" / "b.txt").write_text("b")
-    (tmp_path / "rootless").mkdir()
-    (tmp_path / "rootless" / "secret").write_text("secret")
+    (tmp_path / "topside").mkdir()
+    (tmp_path / "topside" / "secret").write_text("secret")
     (tmp_path / "secret").write_text("secret")
     if sys.platform != "win32":
         (root / "inside").symlink_to("sub/b.txt")
         (root / "inside-far").symlink_to(root / "sub")
         (root / "outside").symlink_to(tmp_path / "secret")
-        (root / "outside-dir").symlink_to(tmp_path / "rootless")
+        (root / "outside-dir").symlink_to(tmp_path / "topside")
         (root / "up").symlink_to("..")
         (root / "loop").symlink_to("loop")
         (root / "dangling").symlink_to("nothing")
@@ -753,7 +752,7 @@ async def under(root: Any, untrusted: str, **more: Any) -> Channel:
 @needs_links
 @pytest.mark.parametrize(
     ("untrusted", "expected"),
-    [("a.txt", b"a"), ("sub/b.txt", b"b"), ("inside", b"b"), ("inside-far/b.txt", b"b"), ("up/root/a.txt", b"a")],
+    [("a.txt", b"a"), ("sub/b.txt", b"b"), ("inside", b"b"), ("inside-far/b.txt", b"b"), ("up/top/a.txt", b"a")],
 )
 async def test_file_below_the_root_is_sent(root: Path, untrusted: str, expected: bytes) -> None:
     """Also by links, as long as they end within it."""
@@ -769,7 +768,7 @@ async def test_file_below_the_root_is_sent(root: Path, untrusted: str, expected:
         "outside",
         "outside-dir/secret",
         "up/secret",
-        "up/rootless/secret",
+        "up/topside/secret",
         "loop",
         "dangling",
         "sub",
@@ -780,7 +779,7 @@ async def test_file_below_the_root_is_sent(root: Path, untrusted: str, expected:
         "..",
         "../secret",
         "sub/../../secret",
-        "../root/a.txt",
+        "../top/a.txt",
         "/etc/passwd",
         "//etc/passwd",
         "a.txt\0",
@@ -855,8 +854,8 @@ async def test_link_that_is_put_in_between_is_not_followed(
             (root / "sub" / "b.txt").symlink_to(root.parent / "secret")
         else:
             (root / "sub").rename(root / "was")
-            (root.parent / "rootless" / "b.txt").write_text("secret")
-            (root / "sub").symlink_to(root.parent / "rootless")
+            (root.parent / "topside" / "b.txt").write_text("secret")
+            (root / "sub").symlink_to(root.parent / "topside")
         return found
 
     monkeypatch.setattr(module, "find_under", find_then_swap)
@@ -866,8 +865,8 @@ async def test_link_that_is_put_in_between_is_not_followed(
 @needs_links
 async def test_link_that_comes_and_goes_is_not_followed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks at the path sees a directory, whoever opens it would be led out: no look tells what was opened."""
-    (root.parent / "rootless" / "b.txt").write_text("secret")
-    (root / "link").symlink_to(root.parent / "rootless")
+    (root.parent / "topside" / "b.txt").write_text("secret")
+    (root / "link").symlink_to(root.parent / "topside")
     realpath: Any = os.path.realpath
 
     def swap() -> None:
@@ -1055,15 +1054,6 @@ async def test_cancellation_while_a_thread_is_at_the_file_closes_it(
             leave.set()
 
 
-@types.coroutine
-def dropped_when(coro: Any, is_time: Callable[[], bool]) -> Generator[Any, Any, None]:
-    """Run ``coro`` until it waits for something and it is time, then throw it away, as a loop that is closed does."""
-    yielded = coro.send(None)
-    while not is_time():
-        yielded = coro.send((yield yielded))
-    coro.close()
-
-
 @pytest.mark.parametrize("at", [0, 1, 20])
 async def test_request_that_the_loop_throws_away_closes_the_file(big: Path, at: int) -> None:
     """Nothing can be awaited any more."""
@@ -1078,19 +1068,6 @@ async def test_request_that_the_loop_throws_away_closes_the_file(big: Path, at: 
     channel = Channel(on_send=on_send)
     with anyio.fail_after(5):
         await dropped_when(serve(big)(http_scope(), channel.receive, channel.send), lambda: bool(waits))
-
-
-@types.coroutine
-def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
-    """Throw ``coro`` away where it waits for the ``number``-th time; returns whether it got there."""
-    try:
-        yielded = coro.send(None)
-        for _ in range(number - 1):
-            yielded = coro.send((yield yielded))
-    except StopIteration:
-        return False
-    coro.close()
-    return True
 
 
 @on_asyncio

@@ -21,23 +21,10 @@ NAMES = ("uvicorn-h11", "uvicorn-httptools-uvloop", "hypercorn-trio-h1", "hyperc
 
 @pytest.fixture(scope="module", params=[kind for kind in KINDS if kind.name in NAMES], ids=lambda kind: kind.name)
 def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Fewer servers, that run an application of their own, in place of those of the session."""
     kind: Kind = request.param
     with running(kind, tmp_path_factory.mktemp(kind.name), "wire.mounted_site:app") as server:
         yield server
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Iterator[Server]:
-    """A server that complains of nothing while the test runs."""
-    before = len(shared_server.complaints())
-    yield shared_server
-    assert shared_server.complaints()[before:] == [], shared_server.log
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 @pytest.mark.parametrize("mount", ["spooled", "streamed", "passed"])
