@@ -38,10 +38,10 @@ def encode_links(links: Iterable[str]) -> list[bytes]:
 
 # RFC 9110 section 6.5.1: a trailer must not say what a recipient needs before the content: framing, routing, request
 # modifiers, authentication, how the content is to be processed. Cookies are not taken from trailers either.
-_NEVER_TRAILERS: Final = frozenset(
+NEVER_TRAILERS: Final = frozenset(
     name.encode()
     for name in (
-        "accept-ranges age allow authorization cache-control content-encoding content-length content-location "
+        "age allow authorization cache-control content-encoding content-length content-location "
         "content-range content-type cookie date expect expires host if-match if-modified-since if-none-match "
         "if-range if-unmodified-since location max-forwards pragma proxy-authenticate proxy-authorization range "
         "retry-after set-cookie te trailer upgrade vary www-authenticate"
@@ -61,7 +61,7 @@ def encode_trailer_names(names: Iterable[str]) -> tuple[bytes, ...]:
         raise TypeError("set_trailers takes a list of names, not a single text")
     encoded = tuple(encode_name(name) for name in names)
     for name in encoded:
-        if name in _NEVER_TRAILERS:
+        if name in NEVER_TRAILERS:
             raise InvalidHeaderError(name.decode(), "may not be sent after the body (RFC 9110 section 6.5.1)")
     if not encoded:
         raise ValueError("set_trailers takes the name of at least one field")
