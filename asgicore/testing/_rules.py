@@ -20,7 +20,7 @@ Party: TypeAlias = Literal["application", "server"]
 # Where rules are written. Those of the ASGI specifications go by version and heading.
 CORE_SCOPE = 'ASGI 3.0, "Connection Scope"'
 CORE_EVENTS = 'ASGI 3.0, "Events"'
-CORE_APPLICATIONS = 'ASGI 3.0, "Applications"'
+CORE_OVERVIEW = 'ASGI 3.0, "Overview"'
 CORE_PROTOCOLS = 'ASGI 3.0, "Protocol Specifications"'
 CORE_ERRORS = 'ASGI 3.0, "Error Handling"'
 CORE_EXTENSIONS = 'ASGI 3.0, "Extensions"'
