@@ -7,29 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import queue
-import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import IO, Any, Final, TextIO, cast
+from typing import Any, Final, TextIO
 
 from ._check_probes import PROBES
-from ._check_report import Result, count_levels, describe_probe, leave_out_repeats, to_json, to_text
+from ._check_process import CheckError, check
+from ._check_report import count_levels, describe_probe, leave_out_repeats, to_json, to_text
 from ._check_rules import CHECK_RULES
 from ._check_worker import LIFESPAN
-from ._rules import RULES, Finding
+from ._rules import RULES
 
-__all__ = ["CheckError", "add_arguments", "check", "run"]
+__all__ = ["add_arguments", "run"]
 
 NAMES: Final = [*PROBES, LIFESPAN]
-
-
-class CheckError(Exception):
-    """The application could not be checked at all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,145 +109,3 @@ def _again(options: argparse.Namespace) -> list[str]:
         if value != default:
             chosen += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else value]
     return chosen
-
-
-def check(
-    target: str,
-    jobs: list[tuple[str, str]],
-    *,
-    directory: str = ".",
-    backend: str = "asyncio",
-    deadline: float = 3.0,
-    grace: float = 1.0,
-    verbose: bool = False,
-    patience: float | None = None,
-) -> list[Result]:
-    """Run probes against an application.
-
-    Args:
-        target: The application, ``module:attribute``.
-        jobs: Names of probes, and a path each.
-        directory: Where the module is.
-        backend: The event loop, ``"asyncio"`` or ``"trio"``.
-        deadline: How long an answer may take, in seconds.
-        grace: How long work may go on when its client has left, in seconds.
-        verbose: Whether the application's own output is shown.
-        patience: After how many seconds without a word a probe is given up; 20 deadlines, at least a minute.
-
-    Raises:
-        CheckError: The application cannot be imported, or does not start.
-    """
-    results: list[Result] = []
-    profiles: dict[str, list[Any]] = {}
-    pending = list(jobs)
-    wait = patience or max(60.0, 20 * deadline)
-    while pending:
-        given = {
-            "target": target,
-            "directory": os.path.abspath(directory),
-            "jobs": pending,
-            "profiles": profiles,
-            "backend": backend,
-            "options": {"deadline": deadline, "grace": grace},
-        }
-        with _worker(json.dumps(given), verbose) as (process, lines, errors):
-            done = _follow(process, lines, errors, pending, profiles, wait)
-        results += done
-        pending = pending[len(done) :]
-    return results
-
-
-def _follow(
-    process: subprocess.Popen[str],
-    lines: queue.SimpleQueue[dict[str, Any] | None],
-    errors: IO[str] | None,
-    jobs: list[tuple[str, str]],
-    profiles: dict[str, list[Any]],
-    wait: float,
-) -> list[Result]:
-    """Listen to a worker until it ends, by itself or because it is silent; at least one probe is done then."""
-    done: list[Result] = []
-    current: Result | None = None
-    is_ready = False
-    while True:
-        try:
-            line = lines.get(timeout=wait)
-        except queue.Empty:
-            name, path = jobs[len(done)]
-            done.append(
-                Result(name, path, wait, findings=[_finding("stuck", f"nothing was heard for {wait:g} s", path)])
-            )
-            return done
-        if line is None:
-            status = process.wait()
-            if not is_ready:
-                raise CheckError(f"the process ended with the status {status}{_last_lines(errors)}")
-            if current is not None or not done:
-                name, path = jobs[len(done)]
-                text = f"the process ended with the status {status}{_last_lines(errors)}"
-                done.append(Result(name, path, findings=[_finding("crashed", text, path)]))
-            return done
-        if "failure" in line:
-            raise CheckError(line["failure"] + _last_lines(errors))
-        is_ready = True
-        if "begin" in line:
-            current = Result(*line["begin"])
-        elif current is not None:
-            current.seconds = line["seconds"]
-            current.skipped = line["skipped"]
-            if line["profile"] is not None:
-                profiles[current.path] = line["profile"]
-            current.findings = [Finding(**finding) for finding in line["findings"]]
-            done.append(current)
-            current = None
-
-
-def _finding(rule: str, message: str, path: str) -> Finding:
-    known = CHECK_RULES[rule]
-    return Finding(section=known.section, message=message, rule=rule, level=known.level, by=known.by, request=path)
-
-
-@contextmanager
-def _worker(
-    given: str, verbose: bool
-) -> Generator[tuple[subprocess.Popen[str], queue.SimpleQueue[dict[str, Any] | None], IO[str] | None]]:
-    """A process that runs probes; it is ended on the way out."""
-    lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    errors: IO[str] | None = None if verbose else tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "asgicore.testing._check_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        encoding="utf-8",
-    )
-    channel, stream = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
-    reader = threading.Thread(target=_read, args=(stream, lines), daemon=True)
-    reader.start()
-    try:
-        channel.write(given)
-        channel.close()
-        yield process, lines, errors
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        stream.close()
-        if errors is not None:
-            errors.close()
-
-
-def _read(stream: IO[str], lines: queue.SimpleQueue[dict[str, Any] | None]) -> None:
-    for line in stream:
-        lines.put(json.loads(line))
-    lines.put(None)
-
-
-def _last_lines(errors: IO[str] | None) -> str:
-    """The end of what a process has printed."""
-    if errors is None:
-        return ""
-    errors.seek(0)
-    last = errors.read()[-2000:].rstrip()
-    return f"\n{last}" if last else ""

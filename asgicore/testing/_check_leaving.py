@@ -81,16 +81,17 @@ async def leave_after(p: Probing) -> None:
 
 
 async def send_fails(p: Probing) -> None:
-    """send() raises OSError at its first, second, third and fourth call, and at every one after it."""
+    """The client leaves at the first, second, third or fourth call of send(), which raises OSError or says nothing."""
     if not await p.answers("complete", "streams", "waits"):
         return
     for number in range(1, 5):
-        exchange = p.exchange(send_raises=True, fail_at=number)
-        await exchange.until(lambda one: one.has_left, p.deadline)
-        if not exchange.has_left:
-            await p.finish(exchange)
-            return
-        await p.judge_left(exchange, f"send() raises at call {number}")
+        for raises in (True, False):
+            exchange = p.exchange(send_raises=raises, fail_at=number)
+            await exchange.until(lambda one: one.has_left, p.deadline)
+            if not exchange.has_left:
+                await p.finish(exchange)
+                return
+            await p.judge_left(exchange, f"send() {'raises' if raises else 'says nothing'} from call {number} on")
 
 
 async def cancel(p: Probing) -> None:

@@ -6,7 +6,7 @@ import re
 from time import process_time
 from typing import Any, Final
 
-from ._check_driver import Item
+from ._check_driver import Exchange, Item
 from ._check_probing import Probing, body_items, describe
 
 _FORM: Final = (b"content-type", b"application/x-www-form-urlencoded")
@@ -98,6 +98,8 @@ async def header_alias(p: Probing) -> None:
         p.found("header-alias", "x_forwarded_for, which no proxy removes, is taken for x-forwarded-for")
 
 
+_NOT_UTF8: Final = {"query_string": b"q=\xff\xfe&r=%ff"}
+
 _ODD: Final[dict[str, dict[str, Any]]] = {
     "without server": {"server": ...},
     "server None": {"server": None},
@@ -116,7 +118,7 @@ _ODD: Final[dict[str, dict[str, Any]]] = {
     "without state": {"state": ...},
     "HTTP/1.0": {"http_version": "1.0"},
     "HTTP/2": {"http_version": "2"},
-    "a query that is not UTF-8": {"query_string": b"q=\xff\xfe&r=%ff"},
+    "a query that is not UTF-8": _NOT_UTF8,
     "a query with line breaks": {"query_string": b"next=%0d%0aset-cookie:%20a=1&url=/%0d%0ax:%20y"},
     "a Host that is none": {"headers": [(b"host", b"a b/c@d")]},
 }
@@ -150,18 +152,27 @@ async def odd_scopes(p: Probing) -> None:
             p.found(rule, f"a scope with {what}: not answered within {p.deadline:g} s")
         elif exchange.status == 500 and profile.answer.status != 500:
             p.found(rule, f"a scope with {what}: answered with 500")
+        elif changes is _NOT_UTF8 and exchange.status == 400 and profile.answer.status != 400:
+            p.found("query-refused", f"{what} is answered with 400")
         if b"None" in exchange.body and b"None" not in profile.answer.body:
             p.found("none-as-text", f"a scope with {what}: the answer speaks of 'None'")
 
 
 async def root_path(p: Probing) -> None:
     """A path beside the root: the root is /app, the path begins with /apple."""
-    exchange = p.exchange(
-        scope={"root_path": "/app", "path": f"/apple{p.path}", "raw_path": f"/apple{p.path}".encode()}
-    )
-    await p.finish(exchange)
-    if re.search(rb"(?<!app)le" + re.escape(p.path.encode()), exchange.body):
-        p.found("root-cut", f"the root /app makes le{p.path} of the path /apple{p.path}")
+    if not await p.answers("complete", "streams"):
+        return
+    path = f"/apple{p.path}"
+    exchanges: list[Exchange] = []
+    for root in ("", "/app"):
+        exchange = p.exchange(scope={"root_path": root, "path": path, "raw_path": path.encode()})
+        await p.finish(exchange)
+        exchanges.append(exchange)
+    plain, rooted = exchanges
+    if re.search(rb"(?<!app)le" + re.escape(p.path.encode()), rooted.body):
+        p.found("root-cut", f"the root /app makes le{p.path} of the path {path}")
+    elif plain.status != rooted.status:
+        p.found("root-beside", f"under the root /app, {path} is answered with {rooted.status}, not with {plain.status}")
 
 
 async def extra_messages(p: Probing) -> None:

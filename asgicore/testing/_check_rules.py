@@ -31,6 +31,8 @@ _ALL = [
     _rule("bad-scope", "warning", lint.HTTP_SCOPE, "what servers get wrong in a scope ends in no traceback"),
     _rule("none-as-text", "warning", lint.HTTP_SCOPE, "a server on a unix socket has no port"),
     _rule("root-cut", "error", lint.HTTP_SCOPE, "root_path is a prefix by whole segments"),
+    _rule("root-beside", "warning", lint.HTTP_SCOPE, "a path that is not under the root is answered as without a root"),
+    _rule("query-refused", "note", lint.HTTP_SCOPE, "bytes of a query that are no text concern who reads them as text"),
     _rule("extra-message", "warning", lint.REQUEST, "a message after the body that says nothing does no harm"),
     # --- clients that leave
     _rule("truncated-answered", "error", lint.DISCONNECT, "an upload that was cut off is not taken for a whole one"),

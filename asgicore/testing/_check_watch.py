@@ -145,7 +145,7 @@ def open_files() -> int | None:
         return None
 
 
-# --- disk and threads, by the interpreter's audit events -----------------------------------------------------
+# --- disk and threads --------------------------------------------------------------------------------------
 
 
 class _Audit:
@@ -168,18 +168,14 @@ _NO_DISK: Final = ("/dev/", "/proc/", "/sys/")
 
 
 def see(event: str, args: tuple[Any, ...]) -> None:
-    """The audit hook; what it must not do is fail."""
-    if _audit is None:
-        return
-    if event == "open":
+    """The interpreter's audit hook; what it must not do is fail."""
+    if _audit is not None and event == "open":
         path = args[0]
         if isinstance(path, bytes):
             path = os.fsdecode(path)
         is_here = threading.get_ident() == _audit.loop_thread
         if is_here and isinstance(path, str) and not path.endswith(_NOT_DISK) and not path.startswith(_NO_DISK):
             _audit.opened.append(path)
-    elif event in ("_thread.start_new_thread", "_thread.start_joinable_thread"):
-        _audit.threads += 1
 
 
 @contextmanager
@@ -190,9 +186,18 @@ def audit() -> Generator[_Audit]:
         sys.addaudithook(see)
         _is_hooked = True
     _audit = found = _Audit()
+    # Before 3.12 there is no audit event for it.
+    start = threading.Thread.start
+
+    def count(thread: threading.Thread) -> None:
+        found.threads += 1
+        start(thread)
+
+    threading.Thread.start = count  # type: ignore[method-assign, assignment]
     try:
         yield found
     finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
         _audit = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -66,6 +67,7 @@ async def stream(request: Any) -> StreamingHttpResponse:
 async def sync_stream(request: Any) -> StreamingHttpResponse:
     def parts() -> Iterator[bytes]:
         while True:
+            time.sleep(0.001)  # whoever takes it all does not take the machine's memory within the second
             yield b"x" * 65536
 
     return StreamingHttpResponse(parts())
@@ -76,8 +78,6 @@ def file(request: Any) -> FileResponse:
 
 
 def blocking(request: Any) -> HttpResponse:
-    import time
-
     time.sleep(0.1)
     return HttpResponse("slept")
 
