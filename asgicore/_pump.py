@@ -15,7 +15,7 @@ from ._jobs import Job, Waiter, new_waiter
 from ._threads import Threads
 from .errors import ClientDisconnectedError, UsageError
 
-__all__ = ["Pump", "Put", "iterate"]
+__all__ = ["Pump", "Put", "close", "iterate"]
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ class Pump(Generic[T]):
     def __aiter__(self) -> Pump[T]:
         return self
 
-    def start(self) -> None:
+    def start_thread(self) -> None:
         """Have a thread begin, ahead of the first ``anext()``.
 
         Raises:
@@ -204,7 +204,7 @@ class Pump(Generic[T]):
         self._is_over = True
         self._result = await job.wait()
 
-    def stop(self) -> None:
+    def stop_thread(self) -> None:
         """Stop the producer, without waiting for the end of its thread; for a loop that can wait no more."""
         with self._room:
             self._is_closed = True
@@ -222,7 +222,7 @@ class Pump(Generic[T]):
             Exception: What ``produce`` raised since the last part that was asked for, unless it is the
                 :exc:`ClientDisconnectedError` that told it of the end.
         """
-        self.stop()
+        self.stop_thread()
         # Not refused, however many wait: what cleans up has to run.
         job = self._job or self._start(None)
         await job.settle()
@@ -255,12 +255,13 @@ def iterate(iterable: Iterable[bytes | str], put: Put) -> None:
                     put(part)
             finally:
                 if iterator is not iterable:
-                    _close(iterator)
+                    close(iterator)
     finally:
-        _close(iterable)
+        close(iterable)
 
 
-def _close(target: object) -> None:
-    close: Callable[[], object] | None = getattr(target, "close", None)
-    if close is not None:
-        close()
+def close(target: object) -> None:
+    """Call its ``close()``, if it has one."""
+    closing: Callable[[], object] | None = getattr(target, "close", None)
+    if closing is not None:
+        closing()

@@ -21,17 +21,24 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables", "_dates"},
-    {"_headers", "_params", "_cookies", "_target", "_conditions"},
-    {"_meta", "_extensions"},
+    {"_grammar", "_state", "_callables", "_dates", "_encoders"},
+    {
+        *("_headers", "_params", "_cookies", "_target", "_accept", "_conditions"),
+        *("_disposition", "_media_types", "_paths", "_sse"),
+    },
+    {"_meta", "_extensions", "_multipart_library", "_ranges"},
+    {"_form_data"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
-    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
-    {"_body", "_files"},
+    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},
+    {"_body", "_disk", "_files", "_keep_alive", "_uploads"},
+    {"_parts"},
+    {"_form"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
-    {"_exchange"},
+    {"_exchange", "_encoded", "_events", "_file_response"},
+    {"_compression"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
@@ -58,7 +65,7 @@ LAYERS: list[set[str]] = [
     {"testing.lint"},
     {"testing.__init__"},
 ]
-PURE = {name for layer in LAYERS[:4] for name in layer} | {
+PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
     "wsgi_bridge._scope",
     "wsgi_bridge._start_response",
@@ -85,6 +92,10 @@ OPTIONAL = [
     "httpx",
     "uvloop",
     "starlette",
+    "brotli",
+    "brotlicffi",
+    "zstandard",
+    "backports.zstd",
 ]
 
 
