@@ -46,10 +46,10 @@ def encode_links(links: Iterable[str]) -> list[bytes]:
 
 # RFC 9110 section 6.5.1: a trailer must not say what a recipient needs before the content: framing, routing, request
 # modifiers, authentication, how the content is to be processed. Cookies are not taken from trailers either.
-_NEVER_TRAILERS: Final = frozenset(
+NEVER_TRAILERS: Final = frozenset(
     name.encode()
     for name in (
-        "accept-ranges age allow authorization cache-control content-encoding content-length content-location "
+        "age allow authorization cache-control content-encoding content-length content-location "
         "content-range content-type cookie date expect expires host if-match if-modified-since if-none-match "
         "if-range if-unmodified-since location max-forwards pragma proxy-authenticate proxy-authorization range "
         "retry-after set-cookie te trailer upgrade vary www-authenticate"
@@ -63,7 +63,7 @@ def check_trailer_name(name: bytes) -> bytes:
     Raises:
         InvalidHeaderError: It may not.
     """
-    if name in _NEVER_TRAILERS:
+    if name in NEVER_TRAILERS:
         raise InvalidHeaderError(name.decode(), "may not be sent after the body (RFC 9110 section 6.5.1)")
     return name
 
