@@ -49,6 +49,13 @@ LAYERS: list[set[str]] = [
     {"django_bridge._check"},
     {"django_bridge.__main__"},
     {"django_bridge.__init__"},
+    {"testing._errors", "testing._servers", "testing._faults", "testing._where", "testing._cookie_jar"},
+    {"testing._requests", "testing._living"},
+    {"testing._client_response", "testing._connection", "testing._leaks"},
+    {"testing._exchange"},
+    {"testing._lifespan"},
+    {"testing._client"},
+    {"testing.__init__"},
 ]
 PURE = {name for layer in LAYERS[:4] for name in layer} | {
     "wsgi_bridge._environ",
