@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from . import _alone
 from ._body import Body as Body
+from ._compression import Compression as Compression
+from ._compression import is_compressible as is_compressible
+from ._events import EventSourceResponse as EventSourceResponse
 from ._extensions import TLS as TLS
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
@@ -23,6 +26,8 @@ from ._response import Response as Response
 from ._responses import HTMLResponse as HTMLResponse
 from ._responses import JSONResponse as JSONResponse
 from ._responses import RedirectResponse as RedirectResponse
+from ._signals import close_on_signals as close_on_signals
+from ._sse import ServerSentEvent as ServerSentEvent
 from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
 from .errors import AsgicoreError as AsgicoreError
@@ -56,8 +61,10 @@ __all__ = [
     "BodyTimeoutError",
     "BodyTooLargeError",
     "ClientDisconnectedError",
+    "Compression",
     "ContentLengthError",
     "Endpoint",
+    "EventSourceResponse",
     "HTMLResponse",
     "HTTPError",
     "Handler",
@@ -74,6 +81,7 @@ __all__ = [
     "Response",
     "ResponseStateError",
     "ServerProtocolError",
+    "ServerSentEvent",
     "StreamingResponse",
     "TLS",
     "TargetTooLongError",
@@ -81,4 +89,6 @@ __all__ = [
     "ThreadsBusyError",
     "UsageError",
     "__version__",
+    "close_on_signals",
+    "is_compressible",
 ]

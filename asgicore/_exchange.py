@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, cast
 from urllib.parse import quote
@@ -10,6 +10,7 @@ from weakref import WeakMethod
 
 from ._body import Body
 from ._extensions import EARLY_HINT
+from ._keep_alive import KeepAlive
 from ._response import Response
 from ._watch import Listener
 from ._writer import Writer
@@ -38,6 +39,8 @@ class Exchange(Writer):
     """Responses with something to close, those among them that errors put others in place of."""
     listener: Listener | None = None
     """Waits for the disconnect while the endpoint waits for something."""
+    keep_alive: KeepAlive | None = None
+    """Sends something while the stream waits for its next part, from when the request first waits."""
     cancel_scope: Cancellation | None = None
     """Around endpoint and response while they wait and may be cancelled."""
     is_begun: bool = False
@@ -80,6 +83,10 @@ class Exchange(Writer):
         if type(response).aclose is not _HAS_NOTHING_TO_CLOSE:
             self.unclosed += (response,)
 
+    def forget(self, response: Response) -> None:
+        """Leave the closing of this response to somebody else."""
+        self.unclosed = tuple(other for other in self.unclosed if other is not response)
+
     def refuse_body(self) -> None:
         """Have the connection closed if a body is under way: it would be drained at our cost."""
         # HTTP/2 has no such field (RFC 9113 section 8.2.2), and ends the stream alone.
@@ -90,6 +97,21 @@ class Exchange(Writer):
         # After the final message the client may leave as it likes; servers report a disconnect then.
         if self.cancel_scope is not None and not self.is_done:
             self.cancel_scope.cancel()
+
+    def keep(self, parts: AsyncIterator[Any], seconds: float, data: bytes) -> KeepAlive:
+        """Have ``data`` sent when no part has come for so long."""
+        self.keep_alive = kept = KeepAlive(parts, seconds, data, self)
+        if self.listener is not None:
+            kept.attend()
+        return kept
+
+    def lose(self, error: Exception) -> None:
+        """A part between two others could not be sent: end what waits for the next one."""
+        if self.is_broken:
+            self.body.leave()
+        else:
+            self.body.fail(error)
+        self.leave()
 
     def __str__(self) -> str:
         """Method and path for a log, so escaped that neither can forge a line."""

@@ -29,6 +29,7 @@ from anyio.lowlevel import checkpoint
 
 from ._body import Body
 from ._callables import is_async_callable
+from ._compression import Compression
 from ._exchange import Cancellation, Exchange
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
@@ -95,6 +96,7 @@ class Handler:
             becomes ``request.state``.
         threads: Run what is synchronous: endpoints, iterators, background work. If ``None``, 40 threads of the
             handler's own, which end with the lifespan; others are their owner's to close.
+        compression: Compresses what the endpoint returns, where the client wants it. Off if ``None``.
         debug: Answer uncaught exceptions with their traceback, and report code that blocks the event loop.
             Never in production.
 
@@ -123,6 +125,7 @@ class Handler:
         limits: Limits = DEFAULT_LIMITS,
         lifespan: Lifespan | None = None,
         threads: Threads | None = None,
+        compression: Compression | None = None,
         debug: bool = False,
     ) -> None:
         if body not in ("spool", "stream"):
@@ -142,6 +145,7 @@ class Handler:
         self.threads: Threads = Threads() if threads is None else threads
         """Where synchronous code runs; tells how many threads are ``in_use`` and how many requests ``waiting``."""
         self.limits = limits
+        self._compression = compression
         self.debug = debug
         self._keeps = body == "spool"
         self._cancels = on_disconnect == "cancel"
@@ -309,6 +313,8 @@ class Handler:
         exchange.listener = start_listener(
             self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
         )
+        if exchange.keep_alive is not None:
+            exchange.keep_alive.attend()
 
     async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
         exchange.listener = None  # its task refers to the exchange
@@ -338,7 +344,7 @@ class Handler:
                 exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
-                if response._extras is not None:
+                if response._extras is not None or self._compression is not None:
                     response = await self._prepare(exchange, response)
             except Exception as exc:
                 response = self._answer(exchange, exc)
@@ -368,12 +374,23 @@ class Handler:
             await self._deliver(response, exchange)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
+        """Fit the response to the request."""
         # The request's own scope: its fields are a list, whatever the server gave.
         request = exchange.request
-        prepared = await response.prepare(request.scope if isinstance(request, Request) else exchange.scope)
-        if prepared is not response:
-            exchange.take(prepared)
-        return prepared
+        scope = request.scope if isinstance(request, Request) else exchange.scope
+        prepared = response
+        if response._extras is not None:
+            prepared = await response.prepare(scope)
+            if prepared is not response:
+                exchange.take(prepared)
+        if self._compression is None:
+            return prepared
+        compressed = await self._compression.apply(scope, prepared, response)
+        if compressed is not prepared:
+            if isinstance(compressed, StreamingResponse):
+                exchange.forget(prepared)  # closed by the one that is made from it
+            exchange.take(compressed)
+        return compressed
 
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
@@ -383,7 +400,7 @@ class Handler:
                 await exchange.send_stream(
                     response.status_code,
                     headers,
-                    response.parts(self.threads),
+                    response.kept_parts(self.threads, exchange.keep),
                     self.chunk_bytes,
                     cuts_all=self._cuts_itself,
                 )
@@ -391,8 +408,9 @@ class Handler:
                 raise
             except BaseException as exc:
                 failure = exc
+            exchange.keep_alive = None
             if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
-                exchange.unclosed = tuple(other for other in exchange.unclosed if other is not response)
+                exchange.forget(response)
                 shield.entered_since = exchange.cancel_scope
                 close = self._close_one(exchange, response.aclose)
                 await run_shielded(close, self.limits.close_timeout_seconds, shield)

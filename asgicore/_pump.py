@@ -15,7 +15,7 @@ from ._jobs import Job, Waiter, new_waiter
 from ._threads import Threads
 from .errors import ClientDisconnectedError, UsageError
 
-__all__ = ["Pump", "Put", "iterate"]
+__all__ = ["Pump", "Put", "close", "iterate"]
 
 T = TypeVar("T")
 
@@ -255,12 +255,13 @@ def iterate(iterable: Iterable[bytes | str], put: Put) -> None:
                     put(part)
             finally:
                 if iterator is not iterable:
-                    _close(iterator)
+                    close(iterator)
     finally:
-        _close(iterable)
+        close(iterable)
 
 
-def _close(target: object) -> None:
-    close: Callable[[], object] | None = getattr(target, "close", None)
-    if close is not None:
-        close()
+def close(target: object) -> None:
+    """Call its ``close()``, if it has one."""
+    closing: Callable[[], object] | None = getattr(target, "close", None)
+    if closing is not None:
+        closing()

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from multidict import CIMultiDictProxy, MultiDictProxy
 
+from ._accept import best_encoding, best_language, best_type
 from ._body import Body
 from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
@@ -240,6 +241,85 @@ class Request:
         """
         value = self._field(b"content-length")
         return None if value is None else parse_content_length(value)
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The id of the last event that a client got which reconnects to a stream of events; ``None`` if it has none.
+
+        Raises:
+            MalformedRequestError: It is no UTF-8.
+
+        Source: WHATWG HTML Living Standard, section 9.2.4.
+        """
+        value = self._field(b"last-event-id")
+        try:
+            return None if value is None else value.decode()
+        except UnicodeDecodeError:
+            raise MalformedRequestError("last-event-id", "no UTF-8") from None
+
+    # --- negotiation ---------------------------------------------------------------------------------
+
+    def preferred_type(self, *offers: str) -> str | None:
+        """The media type that the client likes best (``accept``, RFC 9110 section 12.5.1).
+
+        Args:
+            offers: Media types, with parameters or without, the best first: of those that the client likes equally,
+                the first is taken.
+
+        Returns:
+            One of the offers; ``None`` if the client takes none of them, which 406 answers.
+
+        Raises:
+            MalformedRequestError: The field is longer than 4096 bytes.
+            ValueError: An offer is no media type.
+
+        A request without the field takes anything. Malformed members count for nothing, nor does what follows the
+        128th.
+        """
+        return best_type(self._members(b"accept"), offers)
+
+    def accepts(self, media_type: str) -> bool:
+        """Whether the client takes this media type; raises as :meth:`preferred_type`."""
+        return self.preferred_type(media_type) is not None
+
+    def preferred_encoding(self, *offers: str) -> str | None:
+        """The content coding that the client likes best (``accept-encoding``, RFC 9110 section 12.5.3).
+
+        Args:
+            offers: Content codings such as ``"gzip"``, the best first.
+
+        Returns:
+            One of the offers; ``None`` if the content is better sent as it is.
+
+        Raises:
+            MalformedRequestError: The field is longer than 4096 bytes.
+        """
+        return best_encoding(self._members(b"accept-encoding"), offers)
+
+    def preferred_language(self, *offers: str) -> str | None:
+        """The language that the client likes best (``accept-language``, RFC 9110 section 12.5.4).
+
+        Args:
+            offers: Language tags such as ``"pt-BR"``, the best first.
+
+        Returns:
+            One of the offers; ``None`` if the client knows none of them, so that one's own default is best.
+
+        Raises:
+            MalformedRequestError: The field is longer than 4096 bytes.
+
+        "pt" finds "pt-BR", and "de-CH" finds "de" (RFC 4647 sections 3.3.1 and 3.4).
+        """
+        return best_language(self._members(b"accept-language"), offers)
+
+    def _members(self, name: bytes) -> bytes:
+        """A field that is a list, its repeats joined."""
+        try:
+            return b",".join(find_all(self._fields(), name))
+        except (AttributeError, TypeError, ValueError):
+            raise MalformedRequestError("headers", NO_PAIR) from None
+
+    # --- conditions ----------------------------------------------------------------------------------
 
     def check_preconditions(
         self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True

@@ -25,7 +25,7 @@ class HTMLResponse(Response):
 
 
 # One encoder for all: json.dumps() with arguments builds one each time.
-_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class JSONResponse(Response):
@@ -56,7 +56,7 @@ class JSONResponse(Response):
         content_type: str | None = None,
         *,
         background: Background | None = None,
-        dumps: Callable[[Any], str | bytes] = _encode_json,
+        dumps: Callable[[Any], str | bytes] = encode_json,
     ) -> None:
         text = dumps(content)
         if isinstance(text, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -16,6 +16,8 @@ __all__ = ["AsyncParts", "StreamingResponse", "SyncParts"]
 
 AsyncParts: TypeAlias = AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str]
 SyncParts: TypeAlias = Iterable[bytes] | Iterable[str] | Iterable[bytes | str]
+
+Keep: TypeAlias = Callable[[AsyncIterator[bytes | str], float, bytes], AsyncIterator[bytes | str]]
 
 
 class StreamingResponse(Response):
@@ -38,7 +40,7 @@ class StreamingResponse(Response):
         InvalidHeaderError: As for :class:`Response`.
     """
 
-    __slots__ = ("_content", "_iterator", "file", "path", "segments")
+    __slots__ = ("_content", "_iterator", "file", "keep_alive", "path", "segments")
 
     path: str | None
     """The absolute path of a file that the body is the whole of: sent by the server itself where it offers to
@@ -48,6 +50,10 @@ class StreamingResponse(Response):
     segments: list[bytes | tuple[int, int]] | None
     """The body as ``bytes`` and (offset, count) of :attr:`file`: sent by the server itself where it offers to
     (``http.response.zerocopysend``); the content is then not asked for."""
+
+    keep_alive: tuple[float, bytes] | None
+    """Seconds, more than 0, and what is sent between two parts whenever nothing was sent for so long; not where a
+    length is declared."""
 
     def __init__(
         self,
@@ -76,7 +82,7 @@ class StreamingResponse(Response):
         self._content: AsyncIterable[bytes | str] | Iterable[bytes | str] | None = content
         self._iterator: AsyncIterator[bytes | str] | None = None
         self._body = b""
-        self.path = self.file = self.segments = None
+        self.path = self.file = self.segments = self.keep_alive = None
 
     def _body_to_hash(self) -> bytes:
         raise UsageError("the body of a stream is not here to be hashed; give set_etag() a value")
@@ -93,11 +99,23 @@ class StreamingResponse(Response):
         content, self._content = self._content, None
         if content is None:
             raise ResponseStateError("a streaming response can be sent once; build a new one for each request")
-        if isinstance(content, AsyncIterable):
-            self._iterator = aiter(content)
-        else:
-            self._iterator = Pump(threads, partial(iterate, content))
+        self._iterator = self._iterate(content, threads)
         return self._iterator
+
+    def kept_parts(self, threads: Threads, keep: Keep) -> AsyncIterator[bytes | str]:
+        """As :meth:`parts`, inside of what ``keep`` makes with :attr:`keep_alive` if that is set, closed like them."""
+        parts = self.parts(threads)
+        if self.keep_alive is None:
+            return parts
+        self._iterator = kept = keep(parts, *self.keep_alive)
+        return kept
+
+    def _iterate(
+        self, content: AsyncIterable[bytes | str] | Iterable[bytes | str], threads: Threads
+    ) -> AsyncIterator[bytes | str]:
+        if isinstance(content, AsyncIterable):
+            return aiter(content)
+        return Pump(threads, partial(iterate, content))
 
     async def aclose(self) -> None:
         """Close the iterator (or the iterable, if it never began) by its own ``aclose``, if it has one."""

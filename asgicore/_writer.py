@@ -55,6 +55,21 @@ def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
     yield data[position:] if position else data, True
 
 
+def as_part(part: Any) -> bytes:
+    """A part of a body as bytes.
+
+    Raises:
+        TypeError: It is neither ``bytes`` nor ``str``.
+    """
+    if isinstance(part, str):
+        return part.encode()
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, (bytearray, memoryview)):
+        return bytes(cast("bytearray", part))
+    raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
+
+
 # RFC 9110 section 6.4.1: these have no body, and neither has 1xx.
 _BODILESS: Final = (204, 304)
 
@@ -95,6 +110,7 @@ class Writer:
     _length: int | None = None
     _left: int = 0
     _is_start_taken: bool = False
+    _is_between: bool = False
     _is_trailing: bool = False
     _turned: float = 0.0
 
@@ -110,8 +126,8 @@ class Writer:
 
     @property
     def is_open(self) -> bool:
-        """Whether the start was taken and only the final message tells where the body ends."""
-        return self.state is _BODY and self._is_start_taken and self._length is None
+        """Whether the start was taken, and only the final message, which may be sent now, tells where the body ends."""
+        return self.state is _BODY and self._is_start_taken and self._length is None and not self._is_between
 
     @property
     def is_broken(self) -> bool:
@@ -322,6 +338,18 @@ class Writer:
                 self._count(0, True)
         await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def send_between(self, part: bytes) -> None:
+        """Send a part while :meth:`send_stream` waits for its next one, which it must not get before this ends.
+
+        Raises:
+            ClientDisconnectedError: The client left.
+        """
+        self._is_between = True
+        try:
+            await self._put({"type": "http.response.body", "body": part, "more_body": True})
+        finally:
+            self._is_between = False
+
     async def send_path(self, status: int, headers: RawHeaders, path: str) -> None:
         """Send a response whose body is a whole file, which the server reads.
 
@@ -388,12 +416,7 @@ class Writer:
         await self._put({"type": TRAILERS, "headers": headers, "more_trailers": False})
 
     async def _send_part(self, part: Any, chunks: Chunks, cuts_all: bool) -> None:
-        if isinstance(part, str):
-            part = part.encode()
-        elif isinstance(part, (bytearray, memoryview)):
-            part = bytes(cast("bytearray", part))
-        elif not isinstance(part, bytes):
-            raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
+        part = as_part(part)
         if not part:
             return
         if self._length is not None:

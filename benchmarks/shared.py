@@ -21,6 +21,7 @@ LIMIT_BYTES = 128 * MIB
 HELLO = "Hello, world!"
 PART = b"p" * 64
 PARTS = 20_000
+EVENTS = 20_000
 BLOCK = bytes(range(256)) * (MESSAGE_BYTES // 256)
 FILE_BYTES = 200 * MIB
 FRESH_BYTES = MESSAGE_BYTES
@@ -51,6 +52,17 @@ async def parts() -> AsyncIterator[bytes]:
     part = PART
     for _ in range(PARTS):
         yield part
+
+
+def event_data(number: int) -> str:
+    """The data of one event of a stream."""
+    return f"event number {number} of some sixty bytes, which is what they mostly have"
+
+
+async def events() -> AsyncIterator[str]:
+    """The data of a stream of events."""
+    for number in range(EVENTS):
+        yield event_data(number)
 
 
 def sync_parts() -> Iterator[bytes]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import BARE, HANDLERS, Peer, hops, wsgi
+from .apps import BARE, HANDLERS, Peer, compression, events, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -169,11 +171,27 @@ def check_error(sent: list[Message]) -> None:
         raise WrongAnswerError("not the page of a 500")
 
 
+def check_gzip(sent: list[Message]) -> None:
+    if zlib.decompress(body_of(sent), 31) != compression.DOCUMENT:
+        raise WrongAnswerError("another body")
+
+
 def check_parts(sent: list[Message]) -> None:
     if body_of(sent) != shared.PART * shared.PARTS:
         raise WrongAnswerError("another body")
     if len(sent) < shared.PARTS:
         raise WrongAnswerError("the parts did not go out one by one")
+
+
+def check_events(sent: list[Message]) -> None:
+    data = re.findall(rb"^data: (.*?)\r?$", body_of(sent), re.MULTILINE)
+    if data != [shared.event_data(number).encode() for number in range(shared.EVENTS)]:
+        raise WrongAnswerError(f"{len(data)} events, {data[:2]!r}")
+    if len(sent) < shared.EVENTS:
+        raise WrongAnswerError("the events did not go out one by one")
+    types = [value for name, value in sent[0]["headers"] if name.lower() == b"content-type"]
+    if len(types) != 1 or not types[0].startswith(b"text/event-stream"):
+        raise WrongAnswerError(f"content-type {types}")
 
 
 def fresh_messages(size: int, number: int) -> Iterator[Message]:
@@ -253,6 +271,8 @@ STREAMERS_NOTE = (
     "each part; Django has the whole of it in memory before the first part goes out"
 )
 
+EVENTS_NOTE = "from an async generator; raw writes what it knows to be right, and sends no pings"
+
 HELLO_GOALS = (
     Goal("asgicore", "falcon", 1.0),
     Goal("asgicore", "blacksheep", 1.0),
@@ -296,6 +316,24 @@ WORKLOADS = {
             note="raw is the bare slicing loop; peers that send one 64 MiB message are left out",
         ),
         Workload("parts", "20,000 async parts of 64 bytes", check_parts, (Goal("asgicore", "raw", 1.1),), unit="ms"),
+        Workload(
+            "events",
+            "20,000 server-sent events of data alone: each event",
+            check_events,
+            (Goal("asgicore", "sse-starlette", 0.3),),
+            per=shared.EVENTS,
+            own_peers=events.PEERS,
+            note=EVENTS_NOTE,
+        ),
+        Workload(
+            "named-events",
+            "20,000 server-sent events with type and id: each event",
+            check_events,
+            (Goal("asgicore", "sse-starlette", 0.5),),
+            per=shared.EVENTS,
+            own_peers=events.PEERS,
+            note=EVENTS_NOTE,
+        ),
         Workload(
             "hello-task",
             "hello, one task per request",
@@ -361,6 +399,22 @@ WORKLOADS = {
             (Goal("asgicore", "best", 0.2),),
             unit="ms",
             own_peers=tuple(wsgi.BRIDGES.values()),
+        ),
+        Workload(
+            "gzip",
+            "64 KiB of JSON, compressed by gzip",
+            check_gzip,
+            (Goal("asgicore", "starlette", 0.25), Goal("asgicore", "starlette-5", 1.05)),
+            own_peers=compression.PEERS,
+            note="by default level 5 and level 9; asgicore encodes level 9 in a worker thread, Starlette on the loop",
+        ),
+        Workload(
+            "gzip-parts",
+            "the same in 20 parts from an asynchronous generator",
+            check_gzip,
+            (Goal("asgicore", "starlette", 0.3), Goal("asgicore", "starlette-5", 1.05)),
+            own_peers=compression.PEERS,
+            note="asgicore sends each part when it comes; Starlette keeps some back until more has come",
         ),
         Workload(
             "hop",

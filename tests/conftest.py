@@ -8,10 +8,11 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401  # before the heap is frozen: it asks the collector who refers to its generators
 import pytest
 from clocks import Clock
 
-from asgicore import _body, _watch, _writer
+from asgicore import _body, _encoded, _watch, _writer
 
 STOP_SECONDS = _watch._STOP_SECONDS
 
@@ -64,6 +65,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def _set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
     patch.setattr(_body, "perf_counter", clock)
+    patch.setattr(_encoded, "perf_counter", clock)
     patch.setattr(_writer, "perf_counter", clock)
 
 

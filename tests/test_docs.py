@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import types
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import anyio
 import pytest
 from fakes import EMPTY, body_messages, call
 
-from asgicore import AsgicoreError, Handler, Limits, Request, Response, Threads, errors
+from asgicore import AsgicoreError, Compression, Handler, Limits, Request, Response, Threads, errors
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
 ROOT = Path(__file__).parent.parent
@@ -248,6 +248,16 @@ def test_synchronous_page_lists_every_option_of_threads_with_its_default() -> No
     listed = rows("synchronous.md")
     assert {name: default.strip("`") for name, default in listed.items()} == {
         option.name: str(option.default) for option in options
+    }
+
+
+def test_compression_page_lists_every_option_with_its_default() -> None:
+    """The table names each argument of Compression, in order, with the default that it has."""
+    options = [field for field in fields(Compression) if field.init]
+    defaults = [option.default if option.default is not MISSING else {} for option in options]
+    assert {name: default.strip("`") for name, default in rows("compression.md").items()} == {
+        option.name: getattr(default, "__name__", str(default))
+        for option, default in zip(options, defaults, strict=True)
     }
 
 

@@ -21,17 +21,18 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables", "_dates"},
-    {"_headers", "_params", "_cookies", "_target", "_conditions"},
+    {"_grammar", "_state", "_callables", "_dates", "_encoders"},
+    {"_headers", "_params", "_cookies", "_target", "_accept", "_conditions", "_sse"},
     {"_meta", "_extensions"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
-    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope"},
-    {"_body", "_files"},
+    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals"},
+    {"_body", "_files", "_keep_alive"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
-    {"_exchange"},
+    {"_exchange", "_encoded", "_events"},
+    {"_compression"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
@@ -77,6 +78,10 @@ OPTIONAL = [
     "httpx",
     "uvloop",
     "starlette",
+    "brotli",
+    "brotlicffi",
+    "zstandard",
+    "backports.zstd",
 ]
 
 

@@ -15,7 +15,17 @@ from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, EMPTY, Message, body_messages, http_scope
 from faults import Server, check_messages, living_tasks, on_trio, open_files, turn
 
-from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse, Threads
+from asgicore import (
+    EventSourceResponse,
+    Handler,
+    HTTPError,
+    JSONResponse,
+    Limits,
+    Request,
+    Response,
+    StreamingResponse,
+    Threads,
+)
 from asgicore.wsgi_bridge import WSGIHandler
 
 
@@ -58,6 +68,15 @@ async def streams(request: Request) -> Response:
             await checkpoint()
 
     return StreamingResponse(parts())
+
+
+async def events(request: Request) -> Response:
+    async def produce() -> AsyncIterator[str]:
+        for number in range(3):
+            yield f"event {number}"
+            await checkpoint()
+
+    return EventSourceResponse(produce())
 
 
 async def uploads(request: Request) -> Response:
@@ -151,6 +170,7 @@ SUCCESSES: dict[str, tuple[Callable[[Request], Awaitable[Response]], list[Messag
     "json": (json, body_messages(b'{"name": "x"}'), 1000, {}),
     "json, streamed": (json, body_messages(b'{"name":', b' "x"}'), 1000, {"body": "stream"}),
     "stream": (streams, [EMPTY], 1000, {}),
+    "events": (events, [EMPTY], 1000, {}),
     "background": (works_later, [EMPTY], 1000, {}),
     "upload": (uploads, body_messages(*[bytes(1000)] * 4), 30, {}),
     "refused": (refuses, [EMPTY], 1000, {}),
@@ -208,7 +228,7 @@ async def test_leaks_no_file_thread_or_task_after_a_mixed_run(caplog: pytest.Log
     """Descriptors, threads and tasks are back where they were after a mixed run with clients that leave."""
     caplog.set_level("CRITICAL", "asgicore")
     dice = random.Random(20251122)
-    endpoints = [hello, waits, json, streams, uploads, works_later, fails, refuses, fails_midway]
+    endpoints = [hello, waits, json, streams, events, uploads, works_later, fails, refuses, fails_midway]
     limits = Limits(spool_threshold_bytes=2000)
     handlers = [
         Handler(endpoint, limits=limits, body=mode)

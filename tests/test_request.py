@@ -49,6 +49,7 @@ ACCESSORS = [
     "content_type",
     "charset",
     "content_length",
+    "last_event_id",
     "host",
     "client",
     "server",
@@ -65,7 +66,7 @@ async def never() -> Message:
 
 def request_of(limits: Limits | None = None, **scope: Any) -> Request:
     """A request over this scope alone, without anything a server would add."""
-    return Request({"type": "http", **scope}, never, **({} if limits is None else {"limits": limits}))
+    return Request({"type": "http", **scope}, never, limits=limits or Limits())
 
 
 def with_header(name: bytes, *values: bytes) -> Request:
@@ -161,6 +162,7 @@ def test_accessors_on_empty_scope_give_defaults() -> None:
         "content_type": "",
         "charset": None,
         "content_length": None,
+        "last_event_id": None,
         "host": "",
         "client": None,
         "server": None,
@@ -311,7 +313,8 @@ def test_headers_of_one_shot_iterator_are_read_once() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "name", ["raw_headers", "headers", "host", "cookies", "content_type", "charset", "content_length", "url"]
+    "name",
+    ["raw_headers", "headers", "host", "cookies", "content_type", "charset", "content_length", "last_event_id", "url"],
 )
 def test_headers_of_other_types_are_refused_or_not_needed(name: str, headers: Any) -> None:
     """An accessor gives what it finds, or a 400 that names the headers: never another error."""
@@ -372,6 +375,19 @@ def test_content_length_of_malformed_field_is_refused(value: bytes) -> None:
     with pytest.raises(MalformedRequestError) as caught:
         _ = with_header(b"content-length", value).content_length
     assert caught.value.field == "content-length"
+
+
+@pytest.mark.parametrize("value", ["1", "", "a b", "ö, №1", "\u2028"])
+def test_last_event_id_is_text(value: str) -> None:
+    """WHATWG HTML, section 9.2: browsers send it as UTF-8."""
+    assert with_header(b"last-event-id", value.encode()).last_event_id == value
+
+
+def test_last_event_id_that_is_no_utf8_is_refused() -> None:
+    """No browser sends it."""
+    with pytest.raises(MalformedRequestError) as caught:
+        _ = with_header(b"last-event-id", b"\xff").last_event_id
+    assert caught.value.field == "last-event-id"
 
 
 # --- where it came from ----------------------------------------------------------------------------------
@@ -573,9 +589,7 @@ DEADLINE_SECONDS = 5
 def standing_alone(*messages: Message, limits: Limits | None = None) -> tuple[Request, Channel]:
     """A request without a handler, over a channel that gives these messages."""
     channel = Channel(messages)
-    return Request(
-        http_scope(method="POST"), channel.receive, **({} if limits is None else {"limits": limits})
-    ), channel
+    return Request(http_scope(method="POST"), channel.receive, limits=limits or Limits()), channel
 
 
 @pytest.mark.parametrize(

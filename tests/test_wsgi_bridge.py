@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import types
+import zlib
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
 from faults import check_messages, living_tasks, on_asyncio
 
-from asgicore import ClientDisconnectedError, ContentLengthError, Limits
+from asgicore import ClientDisconnectedError, Compression, ContentLengthError, Limits
 from asgicore._threads import Threads
 from asgicore.wsgi_bridge import WSGIHandler
 
@@ -1240,6 +1241,20 @@ def test_bridge_with_odd_options_is_refused(options: dict[str, Any]) -> None:
     """When it is built."""
     with pytest.raises(ValueError, match="body"):
         WSGIHandler(answering(b"a"), **options)
+
+
+@pytest.mark.parametrize("make", [answering, streaming])
+@pytest.mark.parametrize("size", [100, 100_000])
+async def test_bridge_with_compression_compresses_what_the_application_gives(
+    make: Callable[..., App], size: int
+) -> None:
+    """Whole or part by part, on the loop or in a thread; the application knows nothing of it."""
+    parts = [bytes([number]) * size for number in range(20)]
+    app = checked(make(*parts, headers=[("Content-Type", "text/plain")]), compression=Compression(encodings=["gzip"]))
+    channel = await call(app, headers=[(b"accept-encoding", b"gzip")])
+    check_messages(channel.sent, complete=True)
+    assert values(channel, b"content-encoding") == [b"gzip"]
+    assert zlib.decompress(channel.body, 31) == b"".join(parts)
 
 
 def test_bridge_of_something_that_is_no_application_is_refused() -> None:

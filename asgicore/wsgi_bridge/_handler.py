@@ -24,6 +24,7 @@ from io import BytesIO
 from typing import IO, Any, Final, Literal, TypeAlias, cast
 
 from .._callables import is_async_callable
+from .._compression import Compression
 from .._files import FileParts, path_of, regular_file_status
 from .._handler import Handler
 from .._lifespan import Lifespan
@@ -101,6 +102,7 @@ class WSGIHandler(Handler):
         environ: Further keys of the environ: a mapping, or a function that makes one from the scope.
         threads: As for :class:`asgicore.Handler`; with one thread ``wsgi.multithread`` is false.
         lifespan: As for :class:`asgicore.Handler`.
+        compression: As for :class:`asgicore.Handler`.
         debug: As for :class:`asgicore.Handler`.
 
     Raises:
@@ -116,13 +118,16 @@ class WSGIHandler(Handler):
         environ: Extra | None = None,
         threads: Threads | None = None,
         lifespan: Lifespan | None = None,
+        compression: Compression | None = None,
         debug: bool = False,
     ) -> None:
         if not callable(app):
             raise TypeError(f"WSGIHandler takes a WSGI application, not {app!r}")
         if is_async_callable(app):
             raise TypeError(f"{app!r} is asynchronous, so no WSGI application; an ASGI application needs no bridge")
-        super().__init__(body=body, limits=limits, lifespan=lifespan, threads=threads, debug=debug)
+        super().__init__(
+            body=body, limits=limits, lifespan=lifespan, threads=threads, compression=compression, debug=debug
+        )
         self.app = app
         self._extra = environ
 

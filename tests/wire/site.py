@@ -11,17 +11,26 @@ import logging
 import os
 import random
 import signal
-import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from types import FrameType
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from asgicore import Handler, HTTPError, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import (
+    EventSourceResponse,
+    Handler,
+    HTTPError,
+    JSONResponse,
+    Limits,
+    Request,
+    Response,
+    ServerSentEvent,
+    StreamingResponse,
+    close_on_signals,
+)
 
 # A server that does not set up logging would hide the warnings of asgicore; INFO holds what is nobody's fault.
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -141,6 +150,24 @@ async def drip(request: Request) -> Response:
     return StreamingResponse(produce(), content_type="text/plain")
 
 
+async def events(request: Request) -> Response:
+    """Events without end, from after the last one that the client got; only every second one has an id."""
+    begin = int(request.last_event_id or 0) + 1
+
+    async def produce() -> AsyncIterator[ServerSentEvent | str]:
+        record(request, f"began at {begin}")
+        try:
+            for number in range(begin, begin + 4, 2):
+                yield ServerSentEvent({"number": number}, event="number", id=str(number))
+                yield f"after\n{number}"
+            record(request, "streaming")
+            await anyio.sleep_forever()
+        finally:
+            record(request, "closed")
+
+    return EventSourceResponse(produce(), ping_seconds=0.05, retry_milliseconds=10)
+
+
 async def flood(request: Request) -> Response:
     """A stream without end that is always ahead of its client."""
 
@@ -201,6 +228,7 @@ ENDPOINTS: dict[str, Callable[[Request], Awaitable[Response]]] = {
     "cookies": cookies,
     "digest": digest,
     "drip": drip,
+    "events": events,
     "flood": flood,
     "flooded": flooded,
     "go": go,
@@ -226,34 +254,14 @@ async def endpoint(request: Request) -> Response:
 @asynccontextmanager
 async def lifespan() -> AsyncIterator[dict[str, Any]]:
     os.write(_events, b"lifespan startup\n")
-    async with anyio.create_task_group() as group:
+    async with AsyncExitStack() as stack:
         if os.environ.get("WIRE_CLOSES"):
-            group.start_soon(_close_at_sigterm)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                # A worker of Hypercorn, which would be gone at once; its master tells it in another way to end.
+                signal.signal(signal.SIGTERM, lambda number, frame: None)
+            await stack.enter_async_context(close_on_signals(_main, *_mounts.values(), grace_seconds=0))
         yield {"shared": "since startup"}
-        group.cancel_scope.cancel()
     os.write(_events, b"lifespan shutdown\n")
-
-
-async def _close_at_sigterm() -> None:
-    """End the streams when the server is told to stop, which it tells the lifespan only after they have ended."""
-    reader, writer = socket.socketpair()
-    with reader, writer:
-        reader.setblocking(False)
-        previous = signal.getsignal(signal.SIGTERM)
-
-        def on_sigterm(number: int, frame: FrameType | None) -> None:
-            writer.send(b"!")
-            if callable(previous):
-                previous(number, frame)
-
-        # The server's own handler stays: it is called from ours, or by its event loop.
-        signal.signal(signal.SIGTERM, on_sigterm)
-        try:
-            await anyio.wait_readable(reader)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    for handler in (_main, *_mounts.values()):
-        await handler.aclose(grace_seconds=0)
 
 
 class Reporting(Handler):
