@@ -11,7 +11,6 @@ from typing import Any
 from multidict import CIMultiDictProxy
 
 from .._headers import decode_request_headers, parse_content_type
-from ..errors import RequestError
 from ..types import RawHeaders
 from ._requests import Message
 
@@ -63,11 +62,8 @@ class ClientResponse(ResponseStart):
     @cached_property
     def text(self) -> str:
         """The body as text, in the charset of its content type, UTF-8 if it names none."""
-        try:
-            charset = parse_content_type(self.headers.get("content-type", "").encode("latin-1"))[1].get("charset")
-        except RequestError:
-            charset = None
-        return self.body.decode(charset or "utf-8")
+        content_type = self.headers.get("content-type", "").encode("latin-1")
+        return self.body.decode(parse_content_type(content_type)[1].get("charset", "utf-8"))
 
     @cached_property
     def trailers(self) -> CIMultiDictProxy[str]:

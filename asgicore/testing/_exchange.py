@@ -348,8 +348,7 @@ class Exchange:
             return
         self._is_error_shown = True
         if self.error is not None:
-            # ASGI HTTP 2.4: a server passes over the OSError that its own send has raised.
-            if not (self._had_left and isinstance(self.error, OSError)):
+            if not (self._had_left and _is_disconnect(self.error)):
                 raise self.error
         elif self.outcome == "returned" and not (self._connection.is_complete or self._had_left):
             problem = "ended its response" if self._connection.start else "began a response"
@@ -437,6 +436,14 @@ async def _parts(content: Iterable[bytes | str] | AsyncIterable[bytes | str]) ->
     else:
         for part in content:
             yield part
+
+
+def _is_disconnect(error: BaseException | None) -> bool:
+    """Whether an error is the ``OSError`` of a server's ``send``, or was raised because of it: ASGI HTTP 2.4 has servers
+    pass over the one, and frameworks make others of it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error is not None
 
 
 def _asyncio_task() -> asyncio.Task[Any] | None:

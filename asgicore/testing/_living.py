@@ -13,8 +13,8 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from os.path import basename
-from types import AsyncGeneratorType, CoroutineType, FrameType, FunctionType, GeneratorType, TracebackType
-from typing import Any, Final
+from types import FrameType, FunctionType, TracebackType
+from typing import Any, Final, cast
 
 from ._errors import Leak
 from ._where import describe_code, describe_thread, describe_wait, runs_code_of_others
@@ -28,13 +28,6 @@ _POOLS: Final = ("AnyIO worker thread", "Trio thread", "ThreadPoolExecutor-", "a
 _RUNNER: Final = "TestRunner._run_tests_and_fixtures"
 
 _DESCRIPTORS: Final = "/dev/fd"
-
-_FRAMES: Final[dict[type, str]] = {
-    AsyncGeneratorType: "ag_frame",
-    CoroutineType: "cr_frame",
-    GeneratorType: "gi_frame",
-    TracebackType: "tb_frame",
-}
 
 
 # --- tasks -----------------------------------------------------------------------------------------------
@@ -85,6 +78,8 @@ def leak_of_task(task: Any) -> Leak:
 def threads() -> set[threading.Thread]:
     """The threads that have something to do, but for the current one."""
     frames = sys._current_frames()
+    # This function's own frame would hold itself.
+    del frames[threading.get_ident()]
     return {
         thread
         for thread in threading.enumerate()
@@ -130,7 +125,7 @@ def leak_of_descriptor(descriptor: tuple[int, int, int]) -> Leak:
 
 def _holders(number: int) -> Iterator[str]:
     for one in gc.get_objects():
-        kind: Any = type(one)
+        kind = cast("type[object]", type(one))
         if not issubclass(kind, io.FileIO | socket.socket):
             continue
         try:
@@ -143,11 +138,8 @@ def _holders(number: int) -> Iterator[str]:
 
 def _made_at(one: object) -> str:
     """Where an object was made; only tracemalloc knows."""
-    traceback = tracemalloc.get_object_traceback(one)
-    if not traceback:
-        return ""
-    # The outermost frames that are kept come first.
-    return f", made at {basename(traceback[-1].filename)}:{traceback[-1].lineno}"
+    frames = tracemalloc.get_object_traceback(one)
+    return f", made at {basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
 # --- cycles ----------------------------------------------------------------------------------------------
@@ -155,6 +147,8 @@ def _made_at(one: object) -> str:
 
 def collect_cycles(packages: Iterable[str] | None) -> list[Leak]:
     """Collect the garbage that only the collector can free, and tell what was among it.
+
+    Suspended generators and coroutines are closed before anybody sees them: what they held is told, they are not.
 
     Args:
         packages: Whose objects count; everything if ``None``.
@@ -192,18 +186,13 @@ def _module(one: Any) -> str:
 
 
 def _frame(one: Any) -> FrameType | None:
-    if isinstance(one, FrameType):
-        return one
-    # Asked of the type: objects may have attributes of any name.
-    for kind, name in _FRAMES.items():
-        if issubclass(type(one), kind):
-            frame: FrameType | None = getattr(one, name)
-            return frame
-    return None
+    if isinstance(one, TracebackType):
+        return one.tb_frame
+    return one if isinstance(one, FrameType) else None
 
 
 def _describe(one: Any) -> tuple[str, str]:
-    kind: Any = type(one)
+    kind = cast("type[object]", type(one))
     what = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     frame = _frame(one)
     code = frame.f_code if frame else one.__code__ if isinstance(one, FunctionType) else None

@@ -9,10 +9,10 @@ from typing import Any, Final
 __all__ = ["describe_code", "describe_thread", "describe_wait", "runs_code_of_others"]
 
 # What stands between the code under test and what it waits for.
-_PLUMBING: Final = frozenset({"anyio", "asyncio", "outcome", "trio", "uvloop"})
+_PLUMBING: Final = ("anyio", "asgicore.testing", "asyncio", "outcome", "trio", "uvloop")
 
 # What a worker thread of a pool consists of while it has nothing to do.
-_POOLS: Final = _PLUMBING | {"asgicore", "concurrent", "contextlib", "queue", "threading"}
+_POOLS: Final = (*_PLUMBING, "asgicore", "concurrent", "contextlib", "queue", "threading")
 
 
 def describe_code(code: CodeType) -> str:
@@ -33,22 +33,19 @@ def describe_thread(frame: FrameType | None) -> str:
 
 def runs_code_of_others(frame: FrameType | None) -> bool:
     """Whether a thread of a pool is at work: something on its stack belongs neither to the pool nor to its queue."""
-    return any(_package(frame) not in _POOLS for frame in _stack(frame))
+    return any(not _is_of(_POOLS, frame) for frame in _stack(frame))
 
 
 def _suspended(awaitable: Any) -> list[FrameType]:
     """The frames of what is suspended, outermost first."""
     frames: list[FrameType] = []
     while awaitable is not None:
-        # Coroutines, generators and asynchronous generators name the same things differently.
-        for prefix, following in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
-            frame = getattr(awaitable, f"{prefix}_frame", None)
-            if frame is not None:
-                frames.append(frame)
-                awaitable = getattr(awaitable, f"{prefix}_{following}")
-                break
-        else:
+        # Coroutines and generators name the same things differently; what stands between does not tell.
+        frame: FrameType | None = getattr(awaitable, "cr_frame", None) or getattr(awaitable, "gi_frame", None)
+        if frame is None:
             break
+        frames.append(frame)
+        awaitable = awaitable.cr_await if hasattr(awaitable, "cr_await") else awaitable.gi_yieldfrom
     return frames
 
 
@@ -61,13 +58,13 @@ def _stack(frame: FrameType | None) -> list[FrameType]:
     return frames
 
 
-def _describe(frames: list[FrameType], doing: str, plumbing: frozenset[str]) -> str:
+def _describe(frames: list[FrameType], doing: str, plumbing: tuple[str, ...]) -> str:
     if not frames:
         return ""
-    frame = next((frame for frame in reversed(frames) if _package(frame) not in plumbing), frames[-1])
+    frame = next((frame for frame in reversed(frames) if not _is_of(plumbing, frame)), frames[-1])
     return f"{doing} at {basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_qualname}()"
 
 
-def _package(frame: FrameType) -> str:
+def _is_of(packages: tuple[str, ...], frame: FrameType) -> bool:
     name: str = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0]
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
