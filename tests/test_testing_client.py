@@ -97,13 +97,13 @@ def starlette_app() -> Any:
 
 
 def quart_app() -> Any:
-    quart = pytest.importorskip("quart")
+    quart: Any = pytest.importorskip("quart")
     app = quart.Quart("site")
 
-    @app.post("/")
     async def endpoint() -> Any:
         return await quart.request.get_data(), 200, {"x-method": quart.request.method}
 
+    app.add_url_rule("/", view_func=endpoint, methods=["POST"])
     return app
 
 

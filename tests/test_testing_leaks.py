@@ -24,7 +24,7 @@ from faults import on_asyncio, on_trio
 from asgicore import Handler, Request, Response
 from asgicore.testing import Client, Leak, LeakError, LeakGuard, _living
 
-QUICK = {"settle_seconds": 0.05}
+QUICK: dict[str, Any] = {"settle_seconds": 0.05}
 
 
 def leaks_of(error: pytest.ExceptionInfo[LeakError]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 from faults import living_tasks, on_asyncio
 
 from asgicore import Handler, JSONResponse, Request, Response
-from asgicore.testing import DAPHNE, Client, LifespanError
+from asgicore.testing import DAPHNE, UVICORN, Client, LifespanError
 
 
 async def show_state(request: Request) -> Response:
@@ -103,6 +104,14 @@ async def test_lifespan_without_state_is_not_needed() -> None:
     client = Client(Handler(show_state))
     client.state["pool"] = "of the test"
     assert (await client.get("/")).json() == {"pool": "of the test"}
+
+
+async def test_lifespan_of_a_server_without_state_is_run() -> None:
+    """The handler keeps the state itself then."""
+    life = Life()
+    async with Client(Handler(show_state, lifespan=life), server=replace(UVICORN, has_state=False)) as client:
+        assert client.state == {}
+        assert (await client.get("/")).json() == {"pool": "a pool"}
 
 
 async def test_lifespan_is_none_on_daphne() -> None:

@@ -26,11 +26,11 @@ async def app(scope, receive, send):
 def run_pytest(path: Path, code: str, *arguments: str) -> str:
     """What a run of pytest over this file prints."""
     (path / "test_it.py").write_text(HEAD + code, encoding="utf-8")
-    # As an installation of the package does it, by the name of the entry point.
-    plugin = ["-p", "no:asgicore", "-p", "asgicore_pytest"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
+    # By its name, in place of the one that an installation of the package may have.
+    command += ["-p", "no:asgicore", "-p", "asgicore_pytest", *arguments, "test_it.py"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", *plugin]
-        + [*arguments, "test_it.py"],
+        command,
         cwd=path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
         capture_output=True,
@@ -137,8 +137,10 @@ class TestMethods:
 def test_leak_guard_fixture_guards_the_body_of_a_test(tmp_path: Path) -> None:
     """Asynchronous tests in their loop, methods too; files of fixtures and of other tests do not count."""
     out = run_pytest(tmp_path, LEAKS, "-rA")
-    outcomes = dict(reversed(line.split()[:2]) for line in out.splitlines() if re.match("(PASSED|FAILED) ", line))
-    failed = {name.partition("::")[2] for name, outcome in outcomes.items() if outcome == "FAILED"}
+    outcomes = {
+        name: outcome for outcome, name in re.findall(r"^(PASSED|FAILED) test_it\.py::(\S+)", out, re.MULTILINE)
+    }
+    failed = {name for name, outcome in outcomes.items() if outcome == "FAILED"}
     assert failed == {
         "test_leaky",
         *(f"test_async_leaky[{backend}]" for backend in ("asyncio", "trio")),

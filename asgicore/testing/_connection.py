@@ -59,10 +59,10 @@ class Connection:
         server: Server,
         scope: Mapping[str, Any],
         *,
-        window: int | None = None,
-        window_bytes: int | None = None,
-        fault: Fault | None = None,
-        on_start: Callable[[RawHeaders], None] | None = None,
+        window: int | None,
+        window_bytes: int | None,
+        fault: Fault | None,
+        on_start: Callable[[RawHeaders], None],
     ) -> None:
         self.server = server
         self._extensions: frozenset[str] = frozenset(scope.get("extensions") or ())
@@ -265,8 +265,7 @@ class Connection:
             length = find(fields, b"content-length")
             if length is not None and not self._is_head and message["status"] not in (204, 304):
                 self._length = int(length)
-            if self._on_start is not None:
-                self._on_start(fields)
+            self._on_start(fields)
         elif kind in _PARTS:
             is_last = kind == PATHSEND or not message.get("more_body", False)
             part = self._measure(part, is_last)

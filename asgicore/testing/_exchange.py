@@ -14,6 +14,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AsyncExitStack, aclosing, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias
 
@@ -146,7 +147,7 @@ class Exchange:
                     await connection.change()
                 self._coro = self._call()
                 if fault is not None and fault.kind in ("cancel", "native_cancel"):
-                    await count_awaits(self._coro, fault.at, self._happen)
+                    await count_awaits(self._coro, fault.at, partial(self._happen, fault))
                 else:
                     await self._coro
                 outcome = "returned"
@@ -169,10 +170,9 @@ class Exchange:
     async def _call(self) -> None:
         await self._app(self._scope, self._connection.receive, self._connection.send)
 
-    def _happen(self) -> None:
-        if self._fault is not None:
-            self._fault.happened = True
-            self.cancel(native=self._fault.kind == "native_cancel")
+    def _happen(self, fault: Fault) -> None:
+        fault.happened = True
+        self.cancel(native=fault.kind == "native_cancel")
 
     async def _feed(self, content: Iterable[bytes | str] | AsyncIterable[bytes | str]) -> None:
         connection = self._connection
@@ -416,8 +416,6 @@ class Exchange:
         """What the application is doing, in words."""
         connection = self._connection
         done = f"called receive {connection.receives} and send {connection.sends} times"
-        if self.outcome != "running":
-            return f"{done}, and {'was cancelled' if self.outcome == 'cancelled' else self.outcome}"
         place = "in receive" if connection.readers else "in send" if connection.senders else ""
         where = describe_wait(self._coro)
         return ", ".join(part for part in (done, f"{where} {place}".strip()) if part)
@@ -439,8 +437,10 @@ async def _parts(content: Iterable[bytes | str] | AsyncIterable[bytes | str]) ->
 
 
 def _is_disconnect(error: BaseException | None) -> bool:
-    """Whether an error is the ``OSError`` of a server's ``send``, or was raised because of it: ASGI HTTP 2.4 has servers
-    pass over the one, and frameworks make others of it."""
+    """Whether an error is the ``OSError`` of a server's ``send``, or was raised because of it.
+
+    ASGI HTTP 2.4 has servers pass over the one, and frameworks make others of it.
+    """
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return error is not None
