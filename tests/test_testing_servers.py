@@ -54,7 +54,7 @@ def test_servers_have_names_of_their_own() -> None:
         (STRICT, "2.5", 5, True, ("127.0.0.1", 50000)),
         (UVICORN, "2.3", None, True, ("127.0.0.1", 50000)),
         (HYPERCORN, "2.1", 0, True, ("127.0.0.1", 50000)),
-        (GRANIAN, "2.3", 1, True, ("127.0.0.1", "50000")),
+        (GRANIAN, "2.3", 2, True, ("127.0.0.1", "50000")),
         (DAPHNE, None, None, False, ["127.0.0.1", 50000]),
         (GUNICORN, "2.4", None, True, ("127.0.0.1", 50000)),
     ],
@@ -69,7 +69,7 @@ async def test_scope_of_server_is_its_own(
     assert (len(scope["extensions"]) if "extensions" in scope else None) == extensions
     assert ("state" in scope) is state
     assert scope["client"] == client
-    assert any(name == b"x_y" for name, _ in scope["headers"]) is (server is not DAPHNE)
+    assert any(name == b"x_y" for name, _ in scope["headers"]) is (server not in (DAPHNE, GUNICORN))
 
 
 async def test_scope_of_http2_offers_more() -> None:
