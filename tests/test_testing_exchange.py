@@ -124,6 +124,31 @@ async def test_exchange_with_endless_stream_ends_in_a_tenth_of_a_second(kind: st
     assert quickest < 0.1
 
 
+@on_asyncio
+async def test_exchange_with_endless_stream_of_quart_ends() -> None:
+    """Quart closes its generator."""
+    quart: Any = pytest.importorskip("quart")
+    app, ended = quart.Quart("site"), []
+
+    async def endpoint() -> Any:
+        async def ticks() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"tick"
+                    await checkpoint()
+            finally:
+                ended.append(True)
+
+        return ticks()
+
+    app.add_url_rule("/", view_func=endpoint)
+    for server in SERVERS:
+        async with Client(app, server=server).exchange("GET", "/") as exchange:
+            assert await exchange.next_part() == b"tick"
+        assert exchange.is_finished
+    assert len(ended) == len(SERVERS)
+
+
 async def test_exchange_gives_messages_as_they_come() -> None:
     """Every message, then None."""
     async with Client(Answers(start(201), body(b"a", True), body(b"b"))).exchange("GET", "/") as exchange:
@@ -192,12 +217,12 @@ async def test_exchange_tells_where_the_application_waits() -> None:
 
     client = Client(app, server=GUNICORN, timeout_seconds=0.01)
     async with client.exchange("POST", "/", more_body=True, window=1) as exchange:
-        await exchange.send_body(b"1")
+        exchange.send_body_nowait(b"1")
         await anyio.wait_all_tasks_blocked()
         assert (exchange.is_receiving, exchange.is_sending) == (True, False)
         with pytest.raises(TimeoutError, match=r"waiting at test_testing_exchange.py:[0-9]+ in .*app\(\) in receive"):
             await exchange.next_message()
-        await exchange.send_body(b"2")
+        exchange.send_body_nowait(b"2")
         await anyio.wait_all_tasks_blocked()
         assert (exchange.is_receiving, exchange.is_sending) == (False, True)
         assert (exchange.receives, exchange.sends) == (2, 2)
@@ -519,9 +544,11 @@ async def test_exchange_block_that_is_cancelled_cancels_the_application() -> Non
     """A deadline around the exchange ends both."""
     app = Waits()
     exchanges: list[Exchange] = []
-    with anyio.move_on_after(0.01) as scope:
+    with anyio.CancelScope() as scope:
         async with Client(app, grace_seconds=0).exchange("GET", "/") as exchange:
             exchanges.append(exchange)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert app.ended == ["cancelled"]

@@ -156,6 +156,7 @@ async def test_wait_for_an_asynchronous_generator_is_described() -> None:
             pass
 
     async with Client(app, timeout_seconds=0.01).exchange("GET", "/") as exchange:
+        await anyio.wait_all_tasks_blocked()
         with pytest.raises(TimeoutError, match=r"in .*app\(\)$"):
             await exchange.next_message()
 

@@ -166,13 +166,13 @@ async def test_shutdown_that_fails_raises() -> None:
         pytest.param(["receive", ValueError("no such scope")], ValueError, "no such scope", id="raises"),
         pytest.param(["receive", "startup.failed"], LifespanError, "lifespan.startup.failed: why", id="failed"),
         pytest.param(["receive", "nonsense"], LifespanError, "lifespan.nonsense: ", id="another message"),
-        pytest.param(["receive", "receive"], TimeoutError, "answer lifespan.startup within 0.05 s", id="waits"),
+        pytest.param(["receive", "receive"], TimeoutError, "answer lifespan.startup within 0.3 s", id="waits"),
     ],
 )
 async def test_startup_without_an_answer_raises(steps: list[Any], error: type[Exception], text: str) -> None:
     """Whatever it does in place of an answer."""
     with pytest.raises(error, match=text):
-        await Client(Script(*steps), timeout_seconds=0.05).__aenter__()
+        await Client(Script(*steps), timeout_seconds=0.3).__aenter__()
 
 
 UP = ["receive", "startup.complete"]
@@ -190,14 +190,14 @@ UP = ["receive", "startup.complete"]
 async def test_shutdown_without_an_answer_raises(steps: list[Any], error: type[Exception], text: str) -> None:
     """Whatever it does in place of an answer, also before it was asked."""
     with pytest.raises(error, match=text):
-        async with Client(Script(*steps), timeout_seconds=0.05):
+        async with Client(Script(*steps), timeout_seconds=0.3):
             await anyio.wait_all_tasks_blocked()
 
 
 async def test_shutdown_that_is_answered_lets_the_application_return() -> None:
     """What goes on for ever after its answer is cancelled."""
     app = Script(*UP, "receive", "shutdown.complete", "receive")
-    async with Client(app, timeout_seconds=0.05):
+    async with Client(app, timeout_seconds=0.3):
         pass
     assert app.got == ["lifespan.startup", "lifespan.shutdown"]
 
@@ -205,8 +205,9 @@ async def test_shutdown_that_is_answered_lets_the_application_return() -> None:
 async def test_lifespan_around_a_test_that_is_cancelled_is_cancelled() -> None:
     """A deadline around the client ends both."""
     app = Script(*UP, "receive", "shutdown.complete")
-    with anyio.move_on_after(0.01) as scope:
+    with anyio.CancelScope() as scope:
         async with Client(app):
+            scope.cancel()
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert app.got == ["lifespan.startup"]

@@ -212,8 +212,10 @@ class Connection:
             self.senders -= 1
 
     async def _send_to_nobody(self) -> None:
-        if self.server.raises_after_disconnect:
+        if self.server.send_after_disconnect == "raise":
             raise ConnectionResetError("the client has left")
+        while self.server.send_after_disconnect == "wait":
+            await self.change()
         # An application that sends without end must not keep the loop for itself.
         await checkpoint()
 

@@ -63,8 +63,9 @@ class Server:
     """How many bytes ``send`` takes ahead of a client that does not read, kernel buffers included; ``None``: all."""
     holds_start: bool = False
     """Whether the client sees the start of a response only with its first body message."""
-    raises_after_disconnect: bool = False
-    """Whether ``send`` raises ``OSError`` when the client has left, as ASGI HTTP 2.4 demands; else it is silent."""
+    send_after_disconnect: Literal["silent", "raise", "wait"] = "silent"
+    """What ``send`` does when the client has left: takes everything, raises ``OSError`` as ASGI HTTP 2.4 demands, or
+    does not return."""
     illegal: type[Exception] | None = RuntimeError
     """What ``send`` raises for a message that is out of order or unknown; ``None``: it takes it."""
     after_end: type[Exception] | None = RuntimeError
@@ -93,7 +94,7 @@ STRICT: Final = Server(
     extensions=("http.response.debug", _HINT, _PATHSEND, _TRAILERS, _ZEROCOPY),
     http2_extensions=("http.response.debug", _HINT, _PATHSEND, "http.response.push", _TRAILERS, _ZEROCOPY),
     window_bytes=0,
-    raises_after_disconnect=True,
+    send_after_disconnect="raise",
     suspends=True,
 )
 """The specification as written, with every extension; waits wherever a server may wait."""

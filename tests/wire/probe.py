@@ -165,4 +165,9 @@ QUESTIONS: dict[str, Callable[[Any, Any, Any, Record], Awaitable[None]]] = {
 
 _events = os.open(os.environ.get("WIRE_EVENTS", os.devnull), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-app = Probe(lambda path, word: os.write(_events, f"{path} {word}\n".encode()) and None)
+
+def _record(path: str, word: str) -> None:
+    os.write(_events, f"{path} {word}\n".encode())
+
+
+app = Probe(_record)
