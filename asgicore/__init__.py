@@ -18,9 +18,12 @@ from ._compression import Compression as Compression
 from ._compression import is_compressible as is_compressible
 from ._events import EventSourceResponse as EventSourceResponse
 from ._extensions import TLS as TLS
+from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
+from ._parts import Part as Part
+from ._parts import SyncPart as SyncPart
 from ._request import Request as Request
 from ._response import Response as Response
 from ._responses import HTMLResponse as HTMLResponse
@@ -30,6 +33,7 @@ from ._signals import close_on_signals as close_on_signals
 from ._sse import ServerSentEvent as ServerSentEvent
 from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
+from ._uploads import UploadFile as UploadFile
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
 from .errors import BodyTimeoutError as BodyTimeoutError
@@ -41,11 +45,13 @@ from .errors import HTTPError as HTTPError
 from .errors import InvalidHeaderError as InvalidHeaderError
 from .errors import MalformedBodyError as MalformedBodyError
 from .errors import MalformedRequestError as MalformedRequestError
+from .errors import MissingExtraError as MissingExtraError
 from .errors import RequestError as RequestError
 from .errors import ResponseStateError as ResponseStateError
 from .errors import ServerProtocolError as ServerProtocolError
 from .errors import TargetTooLongError as TargetTooLongError
 from .errors import ThreadsBusyError as ThreadsBusyError
+from .errors import UnsupportedMediaTypeError as UnsupportedMediaTypeError
 from .errors import UsageError as UsageError
 from .limits import Limits as Limits
 
@@ -65,6 +71,7 @@ __all__ = [
     "ContentLengthError",
     "Endpoint",
     "EventSourceResponse",
+    "FileResponse",
     "HTMLResponse",
     "HTTPError",
     "Handler",
@@ -75,6 +82,8 @@ __all__ = [
     "Limits",
     "MalformedBodyError",
     "MalformedRequestError",
+    "MissingExtraError",
+    "Part",
     "RedirectResponse",
     "Request",
     "RequestError",
@@ -83,10 +92,13 @@ __all__ = [
     "ServerProtocolError",
     "ServerSentEvent",
     "StreamingResponse",
+    "SyncPart",
     "TLS",
     "TargetTooLongError",
     "Threads",
     "ThreadsBusyError",
+    "UnsupportedMediaTypeError",
+    "UploadFile",
     "UsageError",
     "__version__",
     "close_on_signals",

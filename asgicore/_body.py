@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import repeat
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from anyio import CancelScope, Event, Lock, move_on_after
 from anyio.lowlevel import checkpoint
 
+from ._channel import find_channel
 from ._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import REQUEST, RequestEvent, RequestState
@@ -391,11 +392,15 @@ class Body:
 
     def _claim(self, scope: Scope) -> None:
         """See that no other request on this channel has begun to read, and let others see that this one has."""
-        # ASGI specification, "Applications": what is added to a scope has a name of its own.
-        if scope.get("asgicore.receive") == self._receive:
+        channel = find_channel(scope, self._receive)
+        if channel.is_read:
             raise BodyConsumedError("another Request on this channel has read the body; build one and hand that around")
-        with suppress(TypeError):  # a scope that nothing can be added to
-            cast("dict[str, Any]", scope)["asgicore.receive"] = self._receive
+        channel.is_read = True
+        if channel.reader is None:
+            channel.reader = self
+        else:
+            # A response is being sent here, which listens for the disconnect.
+            self._receive = channel.reader
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
         """Start :meth:`load`; most bodies are whole with the first message, which is there already.
@@ -469,14 +474,23 @@ class Body:
         if self.state is not _READING and len(first) <= self.limits.spool_threshold_bytes:
             self.data = first
             return None
-        return self._load_rest(first)
-
-    async def _load_rest(self, first: bytes) -> None:
         self._lost = "its reading was cut short"
-        threshold = self.limits.spool_threshold_bytes
         parts = Parts()
         parts.add(first)
-        rest = self._open()
+        return self.keep(parts, self._open())
+
+    async def keep(self, parts: Parts, rest: AsyncGenerator[bytes, None], batch_bytes: int = BATCH_BYTES) -> None:
+        """Keep parts and what follows them: in memory up to the threshold, else in a temporary file.
+
+        Args:
+            parts: What is here already.
+            rest: What follows: of this body, all of it or, where it streams, what a form keeps. Closed at the end.
+            batch_bytes: How much is written at once; twice as much is in memory.
+
+        Raises:
+            OSError: The disk is full, or the like.
+        """
+        threshold = self.limits.spool_threshold_bytes
         async with aclosing(rest):
             while parts.size <= threshold:
                 try:
@@ -486,7 +500,7 @@ class Body:
                     self._lost = None
                     return
             self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
-            await spool(parts, rest, into)
+            await spool(parts, rest, into, batch_bytes)
         self._lost = None
 
     def adopt(self, file: SpooledTemporaryFile[bytes]) -> None:
@@ -497,8 +511,12 @@ class Body:
         self._lost = None
         self.is_kept = self.needs_closing = True
 
-    async def read(self) -> bytes:
+    async def read(self, use: str = "body()", enough: int | None = None) -> bytes:
         """Return the whole body, ``b""`` if there is none.
+
+        Args:
+            use: What the body is used for, for the error that a second use gets.
+            enough: Of a body that is not kept: stop when more than so many bytes are here, and return those.
 
         Raises:
             BodyConsumedError: It is not kept and was used before.
@@ -512,7 +530,7 @@ class Body:
             if self.data is None:
                 self.data = b"".join([block async for block in _Kept(self)])
             return self.data
-        self._use("body()")
+        self._use(use)
         self._check_kept()
         # Most bodies are whole with the first message, which needs no iterator.
         first = self._accept(await self._next())
@@ -523,10 +541,15 @@ class Body:
         async with aclosing(self._open()) as source:
             async for part in source:
                 parts.add(part)
+                if enough is not None and parts.size > enough:
+                    break
         return parts.join()
 
-    def stream(self) -> AsyncIterator[bytes]:
+    def stream(self, use: str = "stream()") -> AsyncIterator[bytes]:
         """Return an iterator over the body as it comes, or as it is kept; no part is empty.
+
+        Args:
+            use: What the body is used for, for the error that a second use gets.
 
         Raises:
             BodyConsumedError: At once, if the body is not kept and was used before.
@@ -534,7 +557,7 @@ class Body:
         if self.is_kept:
             self._check_open()
             return _Kept(self)
-        self._use("stream()")
+        self._use(use)
         self._check_kept()
         return self._open()
 
@@ -574,6 +597,11 @@ class Body:
         self.needs_closing = True
         return file
 
+    @property
+    def kept(self) -> bytes | Spool:
+        """What was kept, where it is here: the whole body, or what a form kept of it."""
+        return self._spool if self.data is None and self._spool is not None else self.data or b""
+
     # --- using, in a worker thread -------------------------------------------------------------------
 
     def read_nowait(self) -> bytes:
@@ -603,7 +631,7 @@ class Body:
         self._check_kept()
         if not self.is_kept or (self.data is None and self._spool is None):
             raise BodyConsumedError(
-                "the body is not here yet; in an async function await body(), stream(), file() or json()"
+                "the body is not here yet; in an async function await body(), stream(), file(), json() or form()"
             )
 
     def _check_kept(self) -> None:

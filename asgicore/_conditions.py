@@ -24,9 +24,9 @@ _TAGS: Final = re.compile(
     rf"(?:[ \t]*+(?:(?:W/)?{_OPAQUE}[ \t]*+)?,)*+[ \t]*+(?:(?:W/)?{_OPAQUE})?[ \t]*+".encode("latin-1")
 )
 
-# Hundreds of tags, more than servers take as one field; 64 KiB would cost 5 ms. A longer list matches nothing: the
+# Hundreds of tags, and what servers take as one field; 64 KiB would cost 5 ms. A longer list matches nothing: the
 # whole answer to If-None-Match, and 412 to If-Match, both of which are safe.
-_MAX_LIST_BYTES: Final = 16384
+_MAX_LIST_BYTES: Final = 8192
 
 _NAMES: Final = frozenset((b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since", b"if-range"))
 

@@ -7,11 +7,12 @@ Not ``http.cookies``: its parser drops every cookie after the first odd one, and
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from time import time
 from typing import Final, Literal, TypeAlias
 
 from . import _grammar
+from ._dates import build_http_date, to_timestamp
 from .errors import HeadersTooLargeError, InvalidHeaderError
 from .limits import Limits
 
@@ -143,16 +144,12 @@ def build_set_cookie(
 
 def _expires(key: str, expires: datetime | str | int) -> str:
     """An HTTP date (RFC 9110 section 5.6.7): from a ``datetime`` (naive: UTC), seconds from now, or as given."""
-    # Imported where it is used: the package behind it is a tenth of our import time.
-    from email.utils import format_datetime, formatdate
-
     try:
         if isinstance(expires, datetime):
-            aware = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
-            return format_datetime(aware, usegmt=True)
+            return build_http_date(to_timestamp(expires))
         if isinstance(expires, int) and not isinstance(expires, bool):
-            return formatdate(time() + expires, usegmt=True)
-    except (OverflowError, ValueError, OSError):
+            return build_http_date(time() + expires)
+    except (OverflowError, ValueError):
         raise _fault(key, "expires is beyond the calendar") from None
     if isinstance(expires, str) and _grammar.COOKIE_PATH.fullmatch(expires):
         return expires

@@ -18,7 +18,7 @@ from ._response import Response
 from ._streaming_response import Keep, StreamingResponse
 from ._threads import SHARED, Threads
 from ._watch import FAIR_SECONDS
-from ._writer import Startable, as_part, slice_bytes
+from ._writer import as_part, slice_bytes, start_thread_of
 from .errors import ContentLengthError
 from .types import RawHeaders
 
@@ -110,10 +110,9 @@ class _EncodedParts:
     def __aiter__(self) -> _EncodedParts:
         return self
 
-    def start(self) -> None:
+    def start_thread(self) -> None:
         """Start what makes the parts, if it has to be."""
-        if isinstance(self._parts, Startable):
-            self._parts.start()
+        start_thread_of(self._parts)
 
     async def __anext__(self) -> bytes:
         while not self._is_over:

@@ -83,10 +83,9 @@ class EventSourceResponse(StreamingResponse):
         if find(raw, b"content-length") is not None:
             raise InvalidHeaderError("content-length", "a stream of events has none")
         raw += [field for field in _DEFAULTS if find(raw, field[0]) is None]
-        if ping_seconds is not None:
-            if not (isfinite(ping_seconds) and ping_seconds > 0):
-                raise ValueError(f"ping_seconds takes seconds above 0, or None for no pings, not {ping_seconds!r}")
-            self.keep_alive = (ping_seconds, _PING)
+        if ping_seconds is not None and not (isfinite(ping_seconds) and ping_seconds > 0):
+            raise ValueError(f"ping_seconds takes seconds above 0, or None for no pings, not {ping_seconds!r}")
+        self.keep_alive: tuple[float, bytes] | None = None if ping_seconds is None else (ping_seconds, _PING)
         self._opening = b"" if retry_milliseconds is None else _encode(ServerSentEvent(retry=retry_milliseconds))
 
     def _iterate(self, content: AsyncIterable[Any] | Iterable[Any], threads: Threads) -> AsyncIterator[bytes | str]:

@@ -15,7 +15,15 @@ from ._headers import encode_field, encode_name, encode_value, pairs
 from .errors import InvalidHeaderError
 from .types import HeadersInput, RawHeaders
 
-__all__ = ["TLS", "build_server_timing", "encode_links", "encode_trailer_names", "encode_trailers", "find_tls"]
+__all__ = [
+    "TLS",
+    "build_server_timing",
+    "check_trailer_name",
+    "encode_links",
+    "encode_trailer_names",
+    "encode_trailers",
+    "find_tls",
+]
 
 DEBUG: Final = "http.response.debug"
 EARLY_HINT: Final = "http.response.early_hint"
@@ -49,6 +57,17 @@ _NEVER_TRAILERS: Final = frozenset(
 )
 
 
+def check_trailer_name(name: bytes) -> bytes:
+    """The name, in lower case, of a field that may come after the body.
+
+    Raises:
+        InvalidHeaderError: It may not.
+    """
+    if name in _NEVER_TRAILERS:
+        raise InvalidHeaderError(name.decode(), "may not be sent after the body (RFC 9110 section 6.5.1)")
+    return name
+
+
 def encode_trailer_names(names: Iterable[str]) -> tuple[bytes, ...]:
     """Check and encode the names that the field ``trailer`` declares.
 
@@ -59,10 +78,7 @@ def encode_trailer_names(names: Iterable[str]) -> tuple[bytes, ...]:
     """
     if isinstance(names, (str, bytes)):
         raise TypeError("set_trailers takes a list of names, not a single text")
-    encoded = tuple(encode_name(name) for name in names)
-    for name in encoded:
-        if name in _NEVER_TRAILERS:
-            raise InvalidHeaderError(name.decode(), "may not be sent after the body (RFC 9110 section 6.5.1)")
+    encoded = tuple(dict.fromkeys(check_trailer_name(encode_name(name)) for name in names))
     if not encoded:
         raise ValueError("set_trailers takes the name of at least one field")
     return encoded
@@ -130,7 +146,8 @@ def find_tls(extensions: Mapping[str, Any]) -> TLS | None:
         return None
     facts = cast("Mapping[str, Any]", given)
     given = facts.get("client_cert_chain")
-    chain = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else []
+    # The specification allows any iterable of text; a text is one, too, and no chain.
+    chain = list(cast("Iterable[object]", given)) if isinstance(given, Iterable) and not isinstance(given, str) else []
 
     def text(key: str) -> str | None:
         value = facts.get(key)
@@ -138,7 +155,7 @@ def find_tls(extensions: Mapping[str, Any]) -> TLS | None:
 
     def number(key: str) -> int | None:
         value = facts.get(key)
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     return TLS(
         version=number("tls_version"),

@@ -43,3 +43,6 @@ HOST: Final = re.compile(r"(?:\[[A-Za-z0-9\-._~!$&'()*+,;=:%]+\]|[A-Za-z0-9\-._~
 NOT_URL: Final = re.compile(rb"[^\x21-\x7e]")
 
 PATH_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+# RFC 2046 section 5.1.1: boundary = 0*69<bchars> bcharsnospace. Clients are not held to bchars, only to ASCII.
+BOUNDARY: Final = re.compile(r"[\x20-\x7e]{0,69}[\x21-\x7e]")

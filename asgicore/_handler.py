@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
@@ -67,10 +67,6 @@ def _of_the_client(exc: Exception) -> Exception:
         while isinstance(error, ExceptionGroup):
             error = cast("Any", error).exceptions[0]
     return cast("Exception", error)
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 def _closing() -> HTTPError:
@@ -222,6 +218,8 @@ class Handler:
             send = limit_send(send, limits.send_timeout_seconds)
         exchange = Exchange(scope, body, send, self.chunk_size)
         try:
+            # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
+            outer = self._outer_scope() if self._cancels else None
             try:
                 exchange.request, response = self._open(scope, body)
                 if response is not None:
@@ -230,8 +228,8 @@ class Handler:
                 elif self._keeps:
                     if self._reads_itself:
                         body.adopt(await self.read_body(body))
-                    elif (rest := body.begin()) is not None:
-                        await self._load(exchange, rest)
+                    elif (rest := body.load() if outer is EARLY else body.begin()) is not None:
+                        await self._load(exchange, rest, outer)
             except Exception as exc:
                 exchange.take(self._answer(exchange, exc))
             exchange.is_begun = True
@@ -240,7 +238,6 @@ class Handler:
                 coro = timed(coro, str(exchange))
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
             # next() with a default does so without the exception that send() ends with.
-            outer = self._outer_scope() if self._cancels else None
             if outer is EARLY:
                 with CancelScope() as exchange.cancel_scope:
                     yielded = next(coro.__await__(), _FINISHED)
@@ -285,12 +282,12 @@ class Handler:
                 if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
 
-    async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None]) -> None:
+    async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None], outer: Outer) -> None:
         """Wait for the rest of the body."""
         self._waiting.add(exchange)
         try:
             if self._cancels:
-                with CancelScope() as exchange.cancel_scope:
+                with CancelScope() if outer is EARLY else self._scope_around(outer) as exchange.cancel_scope:
                     await rest
             else:
                 await rest
@@ -318,6 +315,7 @@ class Handler:
 
     async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
         exchange.listener = None  # its task refers to the exchange
+        exchange.body.find_hinter = None  # a task that was left behind may still ask for it
         self._forget(exchange)
         if exchange.is_dropped:
             listener.cancel()
@@ -336,19 +334,18 @@ class Handler:
 
     async def _respond(self, exchange: Exchange) -> None:
         response = exchange.response
-        if response is None:
-            try:
+        try:
+            if response is None:
                 response = await self._answering(exchange.request)
                 if not isinstance(response, Response):
                     raise TypeError(f"the endpoint returned {type(response).__name__}; it must return a Response")
                 exchange.take(response)
                 if self._is_told_of_responses:
                     await self.response_ready(exchange.request, response)
-                if response._extras is not None or self._compression is not None:
-                    response = await self._prepare(exchange, response)
-            except Exception as exc:
-                response = self._answer(exchange, exc)
-                exchange.take(response)
+            if response._extras is not None or self._compression is not None:
+                response = await self._prepare(exchange, response)
+        except Exception as exc:
+            response = await self._fit(exchange, self._answer(exchange, exc))
         if self._cancels and exchange.body.is_disconnected:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
@@ -369,8 +366,7 @@ class Handler:
         except Exception as exc:
             if exchange.is_started:
                 raise
-            response = self._answer(exchange, exc)
-            exchange.take(response)
+            response = await self._fit(exchange, self._answer(exchange, exc))
             await self._deliver(response, exchange)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
@@ -382,6 +378,11 @@ class Handler:
         if response._extras is not None:
             prepared = await response.prepare(scope)
             if prepared is not response:
+                if not isinstance(cast("object", prepared), Response):
+                    raise TypeError(
+                        f"{type(response).__name__}.prepare returned {type(prepared).__name__}; "
+                        "it must return a Response"
+                    )
                 exchange.take(prepared)
         if self._compression is None:
             return prepared
@@ -391,6 +392,20 @@ class Handler:
                 exchange.forget(prepared)  # closed by the one that is made from it
             exchange.take(compressed)
         return compressed
+
+    async def _fit(self, exchange: Exchange, response: Response) -> Response:
+        """Take an answer in place of what failed, and prepare it like any other response."""
+        exchange.take(response)
+        if response._extras is None:
+            return response
+        try:
+            return await self._prepare(exchange, response)
+        except Exception as exc:
+            # The answer to this could fail as this one did.
+            logger.error("%s failed", str(exchange), exc_info=exc)
+            response = Handler.handle_uncaught_exception(self, exchange.request, exc)
+            exchange.take(response)
+            return response
 
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
@@ -450,13 +465,12 @@ class Handler:
         """The handler is being closed: end what was cut short so that the client can tell."""
         if exchange.is_open:
             await exchange({"type": "http.response.body", "body": b"", "more_body": False})
-            if exchange.state is TRAILING:
-                await exchange({"type": TRAILERS, "headers": [], "more_trailers": False})
+        if exchange.state is TRAILING:
+            await exchange({"type": TRAILERS, "headers": [], "more_trailers": False})
         elif not exchange.is_started:
-            response = self._refuse(exchange.request, _closing())
-            exchange.take(response)
+            response = await self._fit(exchange, self._refuse(exchange.request, _closing()))
             await self._deliver(response, exchange)
-        else:
+        elif not exchange.is_done:
             raise ResponseStateError("the handler was closed within a response of declared length")
 
     def _log_gone(self, exchange: Exchange, exc: Exception | None) -> None:
@@ -601,7 +615,7 @@ class Handler:
         try:
             await response.aclose()
         except Exception as exc:
-            logger.info("closing a response whose client had left failed", exc_info=exc)
+            logger.info("closing a response that nobody was there to get failed", exc_info=exc)
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         """Return, or raise :class:`ClientDisconnectedError`, when the client has left, and not before.
@@ -636,10 +650,11 @@ class Handler:
         await self._sending(response, send if isinstance(send, Writer) else Writer(send, False, self.chunk_size))
 
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
-        if response._extras is not None:
-            writer.trailers = response._extras.trailers
-            if response._extras.debug_info is not None:
-                return self._send_with_debug(response, writer, response._extras.debug_info)
+        extras = response._extras
+        # Set in any case: another response may have come this far, and no further.
+        writer.trailers = extras.trailers if extras is not None and TRAILERS in writer.extensions else None
+        if extras is not None and extras.debug_info is not None:
+            return self._send_with_debug(response, writer, extras.debug_info)
         return self._send_plain(response, writer)
 
     async def _send_with_debug(self, response: Response, writer: Writer, info: Mapping[str, Any]) -> None:
@@ -649,9 +664,11 @@ class Handler:
     def _send_plain(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         headers = response.raw_headers()
         if isinstance(response, StreamingResponse):
-            if response.path is not None and PATHSEND in writer.extensions:
+            # Trailers are mostly made of what passed through the iterator.
+            can_leave_it = writer.trailers is None
+            if response.path is not None and can_leave_it and PATHSEND in writer.extensions:
                 return writer.send_path(response.status_code, headers, response.path)
-            if response.segments is not None and ZEROCOPYSEND in writer.extensions:
+            if response.segments is not None and can_leave_it and ZEROCOPYSEND in writer.extensions:
                 return writer.send_segments(response.status_code, headers, response.file, response.segments)
             if isinstance(writer, Exchange):
                 return self._stream(writer, response, headers)
@@ -661,7 +678,7 @@ class Handler:
             )
         body = response.body
         if writer.trailers is not None:
-            return writer.send_stream(response.status_code, headers, _once(body), self.chunk_bytes)
+            return writer.send_trailed(response.status_code, headers, body, self.chunk_bytes)
         chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None
         return writer.send_whole(response.status_code, headers, body, chunks)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from anyio import Event, sleep
 
 from ._watch import Listener, is_trio, start_listener
-from ._writer import Startable
+from ._writer import start_thread_of, stop_thread_of
 
 __all__ = ["Connection", "KeepAlive"]
 
@@ -90,10 +90,9 @@ class KeepAlive:
 
     # --- for who sends the parts -----------------------------------------------------------------------
 
-    def start(self) -> None:
-        """As :class:`asgicore._writer.Startable`."""
-        if isinstance(self._parts, Startable):
-            self._parts.start()
+    def start_thread(self) -> None:
+        """Have a thread begin, if one makes the parts."""
+        start_thread_of(self._parts)
 
     def __aiter__(self) -> KeepAlive:
         return self
@@ -171,10 +170,8 @@ class KeepAlive:
             if close is not None:
                 await close()
 
-    def stop(self) -> None:
+    def stop_thread(self) -> None:
         """As :meth:`aclose`, as far as it goes without waiting."""
         if self._listener is not None:
             self._listener.cancel()
-        stop = getattr(self._parts, "stop", None)
-        if stop is not None:
-            stop()
+        stop_thread_of(self._parts)

@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias, cast
 
 from .errors import ServerProtocolError
-from .types import Receive, Scope, Send
+from .types import Message, Receive, Scope, Send
 
-__all__ = ["Lifespan", "bind_lifespan", "refuse_websocket", "run_lifespan"]
+__all__ = ["Lifespan", "as_http", "bind_lifespan", "is_connecting", "offers_denial", "refuse_websocket", "run_lifespan"]
 
 logger = logging.getLogger("asgicore")
 
@@ -107,13 +107,41 @@ async def _expect(receive: Receive, kind: str) -> None:
         raise ServerProtocolError(f"the server sent {message.get('type')!r} where {kind} must come")
 
 
+def offers_denial(scope: Scope) -> bool:
+    """Whether the server sends a response in place of accepting a websocket."""
+    extensions = scope.get("extensions")
+    return isinstance(extensions, Mapping) and "websocket.http.response" in extensions
+
+
+async def is_connecting(receive: Receive) -> bool:
+    """Take the first message of a websocket; ``False`` if the client left first."""
+    try:
+        return (await receive()).get("type") == "websocket.connect"
+    except OSError:
+        return False
+
+
+def as_http(scope: Scope, receive: Receive, send: Send) -> tuple[Scope, Receive, Send]:
+    """A websocket that is connecting, as the HTTP request that gets the response in its place."""
+
+    async def receive_disconnect() -> Message:
+        await receive()  # nothing else can come before a websocket is accepted
+        return {"type": "http.disconnect"}
+
+    async def send_denial(message: Any) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    scheme = "https" if scope.get("scheme") == "wss" else "http"
+    scope = {**scope, "type": "http", "method": "GET", "scheme": scheme, "extensions": {}}
+    return scope, receive_disconnect, send_denial
+
+
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a websocket: with a 403 response where the server offers that, else by closing it unaccepted."""
+    if not await is_connecting(receive):
+        return
     try:
-        message = await receive()
-        if message.get("type") != "websocket.connect":
-            return  # the client left first
-        if "websocket.http.response" in (scope.get("extensions") or {}):
+        if offers_denial(scope):
             await send({"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
             await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
         else:

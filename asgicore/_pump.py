@@ -132,7 +132,7 @@ class Pump(Generic[T]):
     def __aiter__(self) -> Pump[T]:
         return self
 
-    def start(self) -> None:
+    def start_thread(self) -> None:
         """Have a thread begin, ahead of the first ``anext()``.
 
         Raises:
@@ -204,7 +204,7 @@ class Pump(Generic[T]):
         self._is_over = True
         self._result = await job.wait()
 
-    def stop(self) -> None:
+    def stop_thread(self) -> None:
         """Stop the producer, without waiting for the end of its thread; for a loop that can wait no more."""
         with self._room:
             self._is_closed = True
@@ -222,7 +222,7 @@ class Pump(Generic[T]):
             Exception: What ``produce`` raised since the last part that was asked for, unless it is the
                 :exc:`ClientDisconnectedError` that told it of the end.
         """
-        self.stop()
+        self.stop_thread()
         # Not refused, however many wait: what cleans up has to run.
         job = self._job or self._start(None)
         await job.settle()

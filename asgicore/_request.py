@@ -6,26 +6,40 @@ Source: ASGI HTTP specification 2.5, "HTTP Connection Scope".
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final, cast
 
+from anyio import Lock
 from multidict import CIMultiDictProxy, MultiDictProxy
 
 from ._accept import best_encoding, best_language, best_type
 from ._body import Body
+from ._channel import find_channel
 from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
 from ._dates import to_timestamp
 from ._extensions import TLS, encode_links, find_tls
-from ._headers import NO_PAIR, decode_request_headers, find, find_all, parse_content_length, parse_content_type
+from ._form import open_parts, open_parts_nowait, read_form, read_form_nowait
+from ._headers import (
+    NO_PAIR,
+    decode_request_headers,
+    find,
+    find_all,
+    pairs,
+    parse_content_length,
+    parse_content_type,
+)
 from ._params import parse_query
+from ._parts import Part, SyncPart
 from ._target import address, build_url, check_host, host_from_server, split_root_path
+from ._uploads import UploadFile
 from ._writer import Writer
-from .errors import HTTPError, MalformedBodyError, MalformedRequestError
+from .errors import HTTPError, MalformedBodyError, MalformedRequestError, RequestError
 from .limits import DEFAULT_LIMITS, Limits
-from .types import RawHeaders, Receive, Scope, Send
+from .types import HeadersInput, RawHeaders, Receive, Scope, Send
 
 __all__ = ["Request"]
 
@@ -47,6 +61,11 @@ def _parse_json(body: bytes, loads: Callable[[str], Any]) -> Any:
         raise MalformedBodyError("body", reason) from exc
 
 
+def _hinter(scope: Scope, receive: Receive, writer: Writer) -> Callable[[Iterable[str]], Awaitable[bool]] | None:
+    """What sends early hints, as long as no response of ours was sent on that channel."""
+    return None if find_channel(scope, receive).is_answered else writer.send_early_hints
+
+
 def _as_list(fields: Any) -> list[Any]:
     # The list of the scope itself, where it is one: nobody here changes it.
     return fields if fields.__class__ is list else [*fields]
@@ -63,10 +82,22 @@ class Request:
             is noted there, so that another request on the same channel does not wait for what is gone.
         receive: The server's channel, or the :class:`Body` that owns it already.
         send: The server's channel for the response, for :meth:`send_early_hints`; not needed where a ``Body`` is given.
+            Hints sent after a start that went out by other means than a :class:`Response` are the caller's mistake.
         limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
     """
 
-    __slots__ = ("_body", "_content_type", "_cookies", "_headers", "_query_params", "_raw", "_state", "scope")
+    __slots__ = (
+        "_body",
+        "_content_type",
+        "_cookies",
+        "_form",
+        "_forming",
+        "_headers",
+        "_query_params",
+        "_raw",
+        "_state",
+        "scope",
+    )
 
     scope: Scope
 
@@ -82,13 +113,16 @@ class Request:
             if send is not None:
                 writer = Writer(send)
                 writer.extensions = self.extensions
-                self._body.find_hinter = lambda: writer.send_early_hints
+                self._body.find_hinter = partial(_hinter, scope, receive, writer)
         self._raw: list[Any] | None = None
         self._headers: CIMultiDictProxy[str] | None = None
         self._query_params: MultiDictProxy[str] | None = None
         self._cookies: dict[str, str] | None = None
         self._content_type: tuple[str, dict[str, str]] | None = None
         self._state: MutableMapping[str, Any] | None = None
+        # The form, or why there is none: what cannot be read twice is to fail twice in the same way.
+        self._form: MultiDictProxy[str | UploadFile] | RequestError | None = None
+        self._forming: Lock | None = None
 
     # --- the request line ----------------------------------------------------------------------------
 
@@ -322,7 +356,12 @@ class Request:
     # --- conditions ----------------------------------------------------------------------------------
 
     def check_preconditions(
-        self, *, etag: str | None = None, last_modified: datetime | float | None = None, exists: bool = True
+        self,
+        *,
+        etag: str | None = None,
+        last_modified: datetime | float | None = None,
+        exists: bool = True,
+        headers: HeadersInput | None = None,
     ) -> None:
         """Hold the preconditions against what is there now, before anything is changed (RFC 9110 section 13).
 
@@ -335,6 +374,8 @@ class Request:
             etag: The current tag, with its quotes; ``None`` if it has none.
             last_modified: When it changed last, a ``datetime`` (without a zone: UTC) or seconds since 1970.
             exists: Whether there is anything; ``If-None-Match: *`` asks for nothing to be there.
+            headers: Further fields of the answer. Those that a 200 would have and caches go by belong on a 304, too:
+                ``cache-control``, ``content-location``, ``expires``, ``vary``.
 
         Raises:
             HTTPError: 412, or 304 for a GET or HEAD whose client has it already.
@@ -348,7 +389,7 @@ class Request:
             exists=exists,
         )
         if verdict is not None:
-            raise HTTPError(verdict, headers={} if etag is None else {"etag": etag})
+            raise HTTPError(verdict, headers=[*pairs(headers), *(() if etag is None else (("etag", etag),))])
 
     # --- where it came from --------------------------------------------------------------------------
 
@@ -403,7 +444,8 @@ class Request:
             links: Values of ``link`` fields (RFC 8288).
 
         Returns:
-            Whether it was sent: ``False`` if the server does not offer it, or the response was started.
+            Whether it was sent: ``False`` if there are no links, the server does not offer it, or the response was
+            started.
 
         Raises:
             InvalidHeaderError: A link must not leave.
@@ -477,6 +519,66 @@ class Request:
             body = await self._body.read()
         return _parse_json(body, loads)
 
+    async def form(self) -> MultiDictProxy[str | UploadFile]:
+        """Return the fields of a form, urlencoded or multipart, every repeat in order: text, or :class:`UploadFile`.
+
+        Later calls return the same object. Multipart forms need the extra ``forms``.
+        Large files go to a temporary file, which is closed with the request.
+
+        Raises:
+            UnsupportedMediaTypeError: The body is of another media type.
+            MalformedBodyError: The form is cut short or malformed, or has too many fields, files or header fields.
+            BodyTooLargeError: A field, or all of them together, is too large.
+            MalformedRequestError: The content type of a multipart form has no boundary, or none that can be.
+            MissingExtraError: The form is multipart, and the extra ``forms`` is not installed.
+            BodyConsumedError: As :meth:`body`.
+            RequestError: As :meth:`body`.
+            ClientDisconnectedError: As :meth:`body`.
+        """
+        if self._form is None:
+            if self._forming is None:
+                self._forming = Lock(fast_acquire=True)
+            # Two tasks may be the first to ask.
+            async with self._forming:
+                if self._form is None:
+                    try:
+                        self._form = await read_form(self._body, *self._parsed_content_type())
+                    except RequestError as exc:
+                        self._form = exc
+        return self._given_form()
+
+    def _given_form(self) -> MultiDictProxy[str | UploadFile]:
+        form = self._form
+        assert form is not None
+        if isinstance(form, RequestError):
+            raise form
+        return form
+
+    def multipart(self) -> AsyncIterator[Part]:
+        """Return an asynchronous iterator over the parts of a multipart form, as they come; nothing is kept.
+
+        ::
+
+            async for part in request.multipart():
+                async for piece in part.stream(): ...
+
+        What is not read of a part is skipped when the next one is asked for.
+
+        Raises:
+            UnsupportedMediaTypeError: The body is of another media type.
+            MalformedRequestError: As :meth:`form`.
+            MissingExtraError: As :meth:`form`.
+            BodyConsumedError: At once, in stream mode, if the body was used before.
+
+        The iterator raises as :meth:`form` does. There are at most ``Limits.max_form_fields`` and
+        ``Limits.max_form_files`` parts.
+        """
+        return open_parts(self._body, *self._parsed_content_type())
+
+    async def aclose(self) -> None:
+        """Close the files of body and form. A ``Handler`` does it; for requests that were built without one."""
+        await self._body.aclose()
+
     # --- body, in a synchronous endpoint -------------------------------------------------------------
 
     def body_nowait(self) -> bytes:
@@ -512,6 +614,26 @@ class Request:
             BodyConsumedError: As :meth:`body_nowait`.
         """
         return _parse_json(self._body.read_nowait(), loads)
+
+    def form_nowait(self) -> MultiDictProxy[str | UploadFile]:
+        """As :meth:`form`, in a synchronous endpoint.
+
+        Raises:
+            BodyConsumedError: As :meth:`body_nowait`.
+            RequestError: As :meth:`form`.
+        """
+        if self._form is None:
+            self._form = read_form_nowait(self._body, *self._parsed_content_type())
+        return self._given_form()
+
+    def multipart_nowait(self) -> Iterator[SyncPart]:
+        """As :meth:`multipart`, in a synchronous endpoint.
+
+        Raises:
+            BodyConsumedError: As :meth:`body_nowait`.
+            RequestError: As :meth:`multipart`.
+        """
+        return open_parts_nowait(self._body, *self._parsed_content_type())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.scope.get('method')!r} {self.scope.get('path')!r}>"

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from time import time
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 
-from ._conditions import build_etag, check_etag, evaluate
+from ._conditions import build_etag, check_etag, evaluate, is_weak
 from ._cookies import SameSite, build_set_cookie
 from ._dates import build_http_date, parse_http_date, to_timestamp
 from ._extensions import build_server_timing, encode_trailer_names
@@ -40,6 +41,14 @@ _CONTENT_TYPES: Final = {
         "text/event-stream",
     )
 }
+
+# What a 304 leaves out: it is about content, which it has none of (RFC 9110 section 15.4.5).
+_ABOUT_CONTENT: Final = frozenset(
+    name.encode()
+    for name in (
+        "content-disposition content-encoding content-language content-length content-range content-type"
+    ).split()
+)
 
 
 class Extras:
@@ -96,6 +105,12 @@ class Response:
     _raw: RawHeaders
     _serve: ClassVar[Callable[[Response, Scope, Receive, Send], Awaitable[None]]]
     """What :meth:`__call__` does; the engine, which stands above this module, puts itself here."""
+    _is_fitted: ClassVar[bool] = False
+    """Whether the class has a :meth:`prepare` of its own, so that there is something to be called for."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._is_fitted = cls.prepare is not Response.prepare
 
     def __init__(
         self,
@@ -115,7 +130,7 @@ class Response:
         else:
             body = _as_bytes(content)
             default = self.default_content_type
-        self._extras = None if background is None else Extras(background)
+        self._extras = None if background is None and not self._is_fitted else Extras(background)
         self.status_code = (
             status_code if type(status_code) is int and 200 <= status_code <= 599 else check_status(status_code)
         )
@@ -272,7 +287,7 @@ class Response:
         """Give the representation a tag, by which GET and HEAD become conditional (RFC 9110 section 8.8.3).
 
         Args:
-            value: The tag, with or without its quotes; that of a hash of the body if ``None``.
+            value: The tag, with or without its quotes; that of a hash of the body as it is now if ``None``.
             weak: Whether representations that mean the same have the same tag; else it stands for the bytes.
 
         Raises:
@@ -281,7 +296,9 @@ class Response:
         """
         if value is None:
             value = blake2b(self._body_to_hash(), digest_size=16).hexdigest()
-        self.headers["etag"] = check_etag(value) if value.endswith('"') else build_etag(value, weak=weak)
+        is_quoted = not isinstance(value, str) or value.endswith('"')  # what is no text is no tag either
+        tag = check_etag(value) if is_quoted else build_etag(value)
+        self.headers["etag"] = f"W/{tag}" if weak and not is_weak(tag) else tag
         self._extended().is_conditional = True
 
     def _body_to_hash(self) -> bytes:
@@ -290,14 +307,19 @@ class Response:
     @property
     def last_modified(self) -> datetime | None:
         """When the representation changed last, in whole seconds, by which GET and HEAD become conditional (RFC 9110
-        section 8.8.2). Takes a ``datetime`` (without a zone: UTC) or seconds since 1970."""
+        section 8.8.2). Takes a ``datetime`` (without a zone: UTC) or seconds since 1970, of which a moment to come is
+        taken for now; ``None`` takes the field away."""
         value = parse_http_date(self.headers.get("last-modified", "").encode("latin-1"))
         return None if value is None else datetime.fromtimestamp(value, UTC)
 
     @last_modified.setter
-    def last_modified(self, moment: datetime | float) -> None:
-        self.headers["last-modified"] = build_http_date(to_timestamp(moment))
-        self._extended().is_conditional = True
+    def last_modified(self, moment: datetime | float | None) -> None:
+        if moment is None:
+            self.headers.pop("last-modified", None)
+        else:
+            # RFC 9110 section 8.8.2.1: no later than the date of the message.
+            self.headers["last-modified"] = build_http_date(min(to_timestamp(moment), int(time())))
+            self._extended().is_conditional = True
 
     @property
     def background(self) -> Background | None:
@@ -312,11 +334,13 @@ class Response:
 
     @property
     def debug_info(self) -> Mapping[str, Any] | None:
-        """What a test client gets to know of how the response was made (``http.response.debug``)."""
+        """What a test client gets to know of how the response was made (``http.response.debug``), a mapping."""
         return None if self._extras is None else self._extras.debug_info
 
     @debug_info.setter
     def debug_info(self, info: Mapping[str, Any] | None) -> None:
+        if info is not None and not isinstance(info, Mapping):
+            raise TypeError(f"debug_info takes a mapping or None, not {type(info).__name__}")
         self._extended().debug_info = info
 
     def set_trailers(self, names: Iterable[str], compute: Callable[[], HeadersInput | Awaitable[HeadersInput]]) -> None:
@@ -330,15 +354,19 @@ class Response:
 
         Args:
             names: Of all fields that may come; declared in the field ``trailer``.
-            compute: Called when the last part was sent, on the event loop; may be async.
+            compute: Called without arguments when the last part was sent, on the event loop; may be async.
 
         Raises:
             InvalidHeaderError: A name is no token, or that of a field which a recipient needs before the body.
-            TypeError: ``names`` is a single text.
+            TypeError: ``names`` is a single text, or ``compute`` is no callable.
             ValueError: There is no name.
 
-        What ``compute`` raises, also by a field that was not declared, aborts the response.
+        A response that gets trailers goes out without ``content-length``, and its body part by part by this engine,
+        also where the server could send a file by itself. What ``compute`` raises, also by a field that was not
+        declared, aborts the response.
         """
+        if not callable(compute):
+            raise TypeError(f"set_trailers takes a function that gives the fields, not {compute!r}")
         self._extended().trailers = (encode_trailer_names(names), compute)
 
     def add_server_timing(self, name: str, milliseconds: float | None = None, description: str | None = None) -> None:
@@ -356,14 +384,15 @@ class Response:
         return self._extras
 
     async def prepare(self, scope: Scope) -> Response:
-        """Fit the response to the request. Called once by the engine, before anything is sent, for responses with
-        :class:`Extras`.
+        """Fit the response to the request. Called once by the engine, before anything is sent; not for responses
+        that have none of this and inherit it.
 
         With a validator (:meth:`set_etag`, :attr:`last_modified`) a GET or HEAD that is conditional on it is
         answered with 304, or refused with 412 (RFC 9110 section 13).
 
         Returns:
-            What to send: this response, or another one that brings the extras of this. Both are closed.
+            What to send: this response, or another one that brings the extras of this, on which it is not called
+            again. Both are closed.
 
         Raises:
             HTTPError: To be answered with that.
@@ -389,9 +418,8 @@ class Response:
 
     def _not_modified(self) -> Response:
         """The 304 that stands for this response, without the fields about content (RFC 9110 section 15.4.5)."""
-        about_content = ("content-length", "content-type", "content-encoding", "content-language", "content-range")
         response = Response.prepared(
-            b"", 304, [field for field in self.raw_headers() if field[0].decode() not in about_content]
+            b"", 304, [field for field in self.raw_headers() if field[0] not in _ABOUT_CONTENT]
         )
         response._extras = self._extras
         return response

@@ -44,7 +44,7 @@ class Parts:
 
     def __init__(self) -> None:
         self._parts: list[bytes | bytearray] = []
-        self.size = 0
+        self.size: int = 0
 
     def add(self, part: bytes) -> None:
         self.size += len(part)
@@ -75,8 +75,8 @@ class Spool:
     __slots__ = ("_lock", "file", "is_closed")
 
     def __init__(self, file: SpooledTemporaryFile[bytes]) -> None:
-        self.file = file
-        self.is_closed = False
+        self.file: SpooledTemporaryFile[bytes] = file
+        self.is_closed: bool = False
         self._lock = threading.Lock()
 
     def write(self, parts: list[bytes | bytearray]) -> None:
@@ -119,7 +119,7 @@ class Spool:
             self.file.close()
 
 
-async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) -> None:
+async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool, batch_bytes: int = BATCH_BYTES) -> None:
     """Write parts to ``into``, receiving the next batch while the last one is being written.
 
     Raises:
@@ -129,7 +129,7 @@ async def spool(parts: Parts, rest: AsyncGenerator[bytes, None], into: Spool) ->
     try:
         async for part in rest:
             parts.add(part)
-            if parts.size >= BATCH_BYTES:
+            if parts.size >= batch_bytes:
                 await writing.wait()
                 writing = _files.start(into.write, parts.take())
     except GeneratorExit:

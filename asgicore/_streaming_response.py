@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 from ._pump import Pump, iterate
 from ._response import Background, Extras, Response, build_fields, check_status
 from ._threads import SHARED, Threads
+from ._writer import stop_thread_of
 from .errors import ResponseStateError, UsageError
 from .types import HeadersInput
 
@@ -72,7 +73,7 @@ class StreamingResponse(Response):
                 "use Response for what is there as a whole"
             )
         self._set_content(content)
-        self._extras = None if background is None else Extras(background)
+        self._extras = None if background is None and not self._is_fitted else Extras(background)
         self.status_code: int = check_status(status_code)
         self._headers = None
         self._raw = build_fields(headers, content_type, self.default_content_type)
@@ -129,6 +130,4 @@ class StreamingResponse(Response):
 
     def close_nowait(self) -> None:
         """Stop the thread of a synchronous iterator; Python closes an asynchronous one."""
-        stop = getattr(self._iterator, "stop", None)
-        if stop is not None:
-            stop()
+        stop_thread_of(self._iterator)

@@ -3,22 +3,24 @@
 ::
 
     AsgicoreError
-    ├── HTTPError                      an answer: status, detail, headers
-    │   ├── RequestError               the client sent something wrong (400)
-    │   │   ├── MalformedRequestError    the request line or a field of the head (400)
-    │   │   ├── TargetTooLongError       path or query string (414)
-    │   │   ├── HeadersTooLargeError     number or size of header fields, cookies (431)
-    │   │   ├── MalformedBodyError       the body is not what was announced (400)
-    │   │   ├── BodyTooLargeError        the body exceeds the limit (413)
-    │   │   └── BodyTimeoutError         the body stopped coming (408)
-    │   └── ThreadsBusyError           too many wait for a worker thread (503)
-    ├── UsageError                     the application misused asgicore (500)
-    │   ├── BodyConsumedError            the body was used already
-    │   ├── InvalidHeaderError           a response header that must not leave
-    │   ├── ContentLengthError           declared length and bytes disagree
-    │   └── ResponseStateError           response messages in an illegal order
-    ├── ServerProtocolError            the ASGI server broke the specification (500)
-    └── ClientDisconnectedError        nobody's fault; stop work, send nothing
+    ├── HTTPError                        an answer: status, detail, headers
+    │   ├── RequestError                 the client sent something wrong (400)
+    │   │   ├── MalformedRequestError      the request line or a field of the head (400)
+    │   │   ├── TargetTooLongError         path or query string (414)
+    │   │   ├── HeadersTooLargeError       number or size of header fields, cookies (431)
+    │   │   ├── MalformedBodyError         the body is not what was announced (400)
+    │   │   ├── BodyTooLargeError          the body exceeds the limit (413)
+    │   │   ├── UnsupportedMediaTypeError  the body is of another media type (415)
+    │   │   └── BodyTimeoutError           the body stopped coming (408)
+    │   └── ThreadsBusyError             too many wait for a worker thread (503)
+    ├── UsageError                       the application misused asgicore (500)
+    │   ├── BodyConsumedError              the body was used already
+    │   ├── MissingExtraError              a package is not installed that an extra brings
+    │   ├── InvalidHeaderError             a response header that must not leave
+    │   ├── ContentLengthError             declared length and bytes disagree
+    │   └── ResponseStateError             response messages in an illegal order
+    ├── ServerProtocolError              the ASGI server broke the specification (500)
+    └── ClientDisconnectedError          nobody's fault; stop work, send nothing
 
 Facts are attributes; the text is made of them in one place. ``status_hint`` is the
 status that answers the error when it reaches :class:`asgicore.Handler`.
@@ -42,11 +44,13 @@ __all__ = [
     "InvalidHeaderError",
     "MalformedBodyError",
     "MalformedRequestError",
+    "MissingExtraError",
     "RequestError",
     "ResponseStateError",
     "ServerProtocolError",
     "TargetTooLongError",
     "ThreadsBusyError",
+    "UnsupportedMediaTypeError",
     "UsageError",
 ]
 
@@ -141,15 +145,32 @@ class MalformedBodyError(RequestError):
 
 
 class BodyTooLargeError(RequestError):
-    """The body exceeds ``Limits.max_body_bytes`` (413, RFC 9110 section 15.5.14)."""
+    """The body, or what ``field`` names of it, exceeds its limit in bytes (413, RFC 9110 section 15.5.14)."""
 
     status_hint = 413
     limit: int
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, field: str = "body") -> None:
         self.limit = limit
-        super().__init__("body", f"larger than the limit of {limit} bytes")
-        self.args: tuple[Any, ...] = (limit,)
+        super().__init__(field, f"larger than the limit of {limit} bytes")
+        self.args: tuple[Any, ...] = (limit, field)
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The body is of a media type that was not asked for (415, RFC 9110 section 15.5.16).
+
+    ``media_type`` is what the client sent, ``""`` if it named none.
+    """
+
+    status_hint = 415
+    media_type: str
+
+    def __init__(self, media_type: str, *wanted: str) -> None:
+        self.media_type = media_type
+        # repr: nothing of what was sent reaches a log unescaped.
+        given = repr(media_type) if media_type else "missing"
+        super().__init__("content-type", f"{given}; {' or '.join(wanted)} is wanted")
+        self.args: tuple[Any, ...] = (media_type, *wanted)
 
 
 class BodyTimeoutError(RequestError):
@@ -187,6 +208,24 @@ class UsageError(AsgicoreError):
 
 class BodyConsumedError(UsageError):
     """The request body was used already and is not kept."""
+
+
+class MissingExtraError(UsageError, ImportError):
+    """A package is not installed that one of asgicore's extras brings, or another one is in its place.
+
+    ``extra`` is the name of the extra.
+    """
+
+    extra: str
+    reason: str
+
+    def __init__(self, extra: str, reason: str) -> None:
+        self.extra = extra
+        self.reason = reason
+        super().__init__(extra, reason)
+
+    def __str__(self) -> str:
+        return f"{self.reason}; install asgicore[{self.extra}]"
 
 
 class InvalidHeaderError(UsageError, ValueError):

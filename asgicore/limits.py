@@ -58,6 +58,27 @@ class Limits:
     max_cookies: int | None = 256
     """Number of cookies; above: 431. RFC 6265 section 6.1 asks browsers for 50 a domain; they keep under 200."""
 
+    max_form_fields: int | None = 1000
+    """Number of fields of a form that are no files; above: 400. As for query fields."""
+
+    max_form_files: int | None = 100
+    """Number of files of a form; above: 400. Django's default."""
+
+    max_form_field_bytes: int | None = 2**20
+    """Size of one field of a form that is no file, and of what ``Part.read()`` returns; above: 413. Starlette's
+    default: a long text fits."""
+
+    max_form_memory_bytes: int | None = 2 * 2**20
+    """All of a form that is in memory whatever its size: an urlencoded one, or of another one the fields together
+    with the heads of all parts; above: 413. Django allows 2.5 MB, Werkzeug 500 kB."""
+
+    max_part_headers: int | None = 8
+    """Number of header fields of a part of a multipart form; above: 400. RFC 7578 section 4.8 leaves three in use."""
+
+    max_part_header_bytes: int | None = 4 * 2**10
+    """Length of one header field of a part; above: 413. File systems allow names of 255 characters, which are a
+    kilobyte."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value: object = getattr(self, field.name)

@@ -164,6 +164,23 @@ async def sync_peak(peer: str, number: int) -> dict[str, float]:
     return await download_peak(build(peer, "sync-fresh"), FRESH, number)
 
 
+async def file_peak(peer: str, number: int) -> dict[str, float]:
+    """For a file."""
+    idle = 0
+    for name, size in (("file-small", shared.SMALL_FILE_BYTES), ("file", number)):
+        shared.FILES[name]()
+        app, channel = build(peer, name), SlowReader()
+        async with drive.lifespan(app):
+            gc.collect()
+            forget_peak()
+            # After a small one: what is made once is idle, too.
+            idle = memory("VmRSS")
+            await app(next(WORKLOADS[name].scopes()), channel.receive, channel.send)
+        if channel.size != size:
+            raise WrongAnswerError(f"{channel.start}, {channel.size:,} bytes")
+    return {"bytes": memory("VmHWM") - idle, "idle_bytes": idle}
+
+
 async def wsgi_download_peak(peer: str, number: int) -> dict[str, float]:
     """For the iterable of a WSGI application."""
     return await download_peak(build(peer, "wsgi-fresh"), FRESH, number)
@@ -544,6 +561,7 @@ KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "cancel": cancel,
     "peak": peak,
     "sync-peak": sync_peak,
+    "file-peak": file_peak,
     "wsgi-download-peak": wsgi_download_peak,
     "wsgi-upload-peak": wsgi_upload_peak,
     "first-byte": first_byte,

@@ -15,7 +15,7 @@ from . import shared
 from .apart import DEADLINE_SECONDS, ROOT, scratch
 from .apps import BARE, HANDLERS, PEERS, wsgi
 from .report import OURS, Row, Verdict, at_most, judge
-from .workloads import STREAMERS, Goal
+from .workloads import FILERS, STREAMERS, Goal
 
 MAX_STALL_MS = 5.0
 """Over the idle baseline of the same run."""
@@ -126,6 +126,15 @@ def sync_peak(plan: Plan) -> list[Row]:
     figures = figures_of(results, "bytes", 1 / shared.MIB)
     title = f"peak memory over idle, {size // shared.MIB:,} MiB from a synchronous generator, a slow reader"
     return [Row("sync-peak", title, "MB", figures, limit(figures, f"{OURS}, MB,", 2.0), note)]
+
+
+def file_peak(plan: Plan) -> list[Row]:
+    peers = [peer for peer in plan.peers if peer in FILERS]
+    results, notes = collect("file-peak", peers, shared.BIG_BYTES, plan.rounds, plan.core)
+    note = "; ".join(["resident memory (RSS); the reader pauses for 1 ms after each MiB", *notes])
+    figures = figures_of(results, "bytes", 1 / shared.MIB)
+    title = "peak memory over idle, 64 MiB file, a slow reader"
+    return [Row("file-peak", title, "MB", figures, limit(figures, f"{OURS}, MB,", 4.0), note)]
 
 
 def bridge_peak(kind: str, what: str, size: int, quick_size: int, note: str) -> Callable[[Plan], list[Row]]:
@@ -323,6 +332,7 @@ KINDS: dict[str, Callable[[Plan], list[Row]]] = {
     "import": imports,
     "peak": peak,
     "sync-peak": sync_peak,
+    "file-peak": file_peak,
     "wsgi-download-peak": bridge_peak("wsgi-download-peak", "download, a slow reader", 2**30, 2**26, DOWNLOAD_NOTE),
     "wsgi-upload-peak": bridge_peak(
         "wsgi-upload-peak",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -24,8 +26,11 @@ PARTS = 20_000
 EVENTS = 20_000
 BLOCK = bytes(range(256)) * (MESSAGE_BYTES // 256)
 FILE_BYTES = 200 * MIB
+FORM_FIELDS = 1000
 FRESH_BYTES = MESSAGE_BYTES
 FRESH_PARTS = MESSAGES
+
+SMALL_FILE_BYTES = 16 * KIB
 
 HEADER_NAMES = ("host", "user-agent", "accept-language")
 QUERY_NAMES = tuple(f"field{index}" for index in range(10))
@@ -45,6 +50,23 @@ def summary(headers: Iterable[str], query: Iterable[str], cookies: Iterable[str]
 def whole() -> bytes:
     """The body of the 64 MiB response."""
     return bytes(range(256)) * (BIG_BYTES // 256)
+
+
+_folder = cache(lambda: tempfile.TemporaryDirectory(prefix="benchmarks-files-"))
+
+
+@cache
+def file(size: int = BIG_BYTES) -> str:
+    """The path of a file in the page cache, with the bytes of :func:`whole`; it goes with the process."""
+    path = Path(_folder().name, f"{size}.bin")
+    with path.open("wb") as written:
+        for position in range(0, size, MESSAGE_BYTES):
+            written.write(BLOCK[: size - position])
+    return str(path)
+
+
+FILES: dict[str, Callable[[], str]] = {"file": file, "file-small": lambda: file(SMALL_FILE_BYTES)}
+"""Paths of files, by the name of the workload that sends them."""
 
 
 async def parts() -> AsyncIterator[bytes]:

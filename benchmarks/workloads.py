@@ -166,6 +166,16 @@ def check_file(sent: list[Message]) -> None:
         raise WrongAnswerError(f"another body of {len(body):,} bytes")
 
 
+def sent_file(size: int) -> Callable[[list[Message]], None]:
+    def check(sent: list[Message]) -> None:
+        if body_of(sent) != shared.whole()[:size]:
+            raise WrongAnswerError("another body")
+        if not any(name.lower() == b"content-length" for name, _ in sent[0]["headers"]):
+            raise WrongAnswerError("no length, which the file has")
+
+    return check
+
+
 def check_error(sent: list[Message]) -> None:
     if b"Server Error (500)" not in body_of(sent, 500):
         raise WrongAnswerError("not the page of a 500")
@@ -261,6 +271,27 @@ def form(name: str, title: str, number: int = shared.MESSAGES, **more: Any) -> W
     )
 
 
+URLENCODED_FORM = b"name=Ada+Lovelace&email=ada%40example.org&text=some+words%21&submit=1"
+FIELDS_FORM = b"".join(
+    b'--%b\r\nContent-Disposition: form-data; name="field%d"\r\n\r\nvalue %d\r\n' % (BOUNDARY, index, index)
+    for index in range(shared.FORM_FIELDS)
+) + (b"--" + BOUNDARY + b"--\r\n")
+
+
+def fields(name: str, title: str, body: bytes, number: int, content_type: bytes, **more: Any) -> Workload:
+    """A form of ``number`` fields in one message; the answer is their number."""
+    return Workload(
+        name,
+        title,
+        text(str(number)),
+        method="POST",
+        headers=[(b"content-type", content_type), (b"content-length", b"%d" % len(body))],
+        body=lambda: ({"type": "http.request", "body": body, "more_body": False},),
+        app="form",
+        **more,
+    )
+
+
 HOP_GOALS = (Goal("asgicore", "anyio.to_thread", 0.7),)
 HOP_NOTE = "Threads.run in a bare ASGI function"
 
@@ -271,7 +302,12 @@ STREAMERS_NOTE = (
     "each part; Django has the whole of it in memory before the first part goes out"
 )
 
+# "notify" sends files in the same way.
+FILERS = ("asgicore", "starlette-pair", "starlette", "litestar", "baize")
+FILERS_NOTE = "with length, tag and date; Litestar sends messages of 1 MiB, baize of 256 KiB, the others of 64 KiB"
+
 EVENTS_NOTE = "from an async generator; raw writes what it knows to be right, and sends no pings"
+FORM_PEERS = ("asgicore", "asgicore-notify", "asgicore-stream", "starlette-pair", "starlette", "baize")
 
 HELLO_GOALS = (
     Goal("asgicore", "falcon", 1.0),
@@ -307,6 +343,35 @@ WORKLOADS = {
             note='asgicore with body="stream"; Django has spooled the body before the view runs',
         ),
         upload("spool", "64 MiB upload to a spooled file, read back", (Goal("asgicore", "raw", 1.1),), unit="ms"),
+        form(
+            "form-upload",
+            "64 MiB multipart upload to a spooled file",
+            goals=(Goal("asgicore-stream", "starlette-pair", 1 / 3),),
+            unit="ms",
+            peers=FORM_PEERS,
+            note="asgicore has spooled the body before it is parsed, and reads it once; asgicore-stream parses it "
+            "as it comes, as the others do",
+        ),
+        fields(
+            "form-small",
+            "urlencoded form of 4 fields",
+            URLENCODED_FORM,
+            4,
+            b"application/x-www-form-urlencoded",
+            goals=(Goal("asgicore", "starlette-pair", 1.0),),
+            peers=FORM_PEERS,
+        ),
+        fields(
+            "form-fields",
+            "multipart form of 1,000 fields",
+            FIELDS_FORM,
+            shared.FORM_FIELDS,
+            b"multipart/form-data; boundary=" + BOUNDARY,
+            goals=(Goal("asgicore", "starlette-pair", 1.0),),
+            unit="ms",
+            peers=tuple(peer for peer in FORM_PEERS if peer != "baize"),
+            note="baize takes 324 parts at most",
+        ),
         Workload(
             "whole",
             "64 MiB bytes response in 64 KiB messages",
@@ -377,6 +442,23 @@ WORKLOADS = {
             unit="ms",
             peers=STREAMERS,
             note=STREAMERS_NOTE,
+        ),
+        Workload(
+            "file",
+            "64 MiB file from the page cache",
+            sent_file(shared.BIG_BYTES),
+            (Goal("asgicore", "starlette", 0.2), Goal("asgicore", "litestar", 1.0)),
+            unit="ms",
+            peers=FILERS,
+            note=FILERS_NOTE,
+        ),
+        Workload(
+            "file-small",
+            "16 KiB file from the page cache",
+            sent_file(shared.SMALL_FILE_BYTES),
+            (Goal("asgicore", "best", 1.0),),
+            peers=FILERS,
+            note=FILERS_NOTE,
         ),
         Workload(
             "wsgi-hello",

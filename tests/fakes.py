@@ -42,6 +42,16 @@ def body_messages(*parts: bytes) -> list[Message]:
     ]
 
 
+_ENDS = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
+
+
+def _ends(message: Message, *, trails: bool) -> bool:
+    """Whether a server has the whole response with this message."""
+    if message["type"] == "http.response.trailers":
+        return not message.get("more_trailers")
+    return message["type"] in _ENDS and not message.get("more_body") and not trails
+
+
 class Channel:
     """Both channels of one connection.
 
@@ -64,6 +74,7 @@ class Channel:
         self._on_send = on_send
         self._gone = anyio.Event()
         self._receiving = False
+        self._trails = False
         self.received = 0
         self.sent: list[Message] = []
 
@@ -87,7 +98,8 @@ class Channel:
         if self._on_send is not None:
             await self._on_send(len(self.sent), message)
         self.sent.append(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
+        self._trails = self._trails or bool(message.get("trailers"))
+        if _ends(message, trails=self._trails):
             self._gone.set()
 
     def disconnect(self) -> None:

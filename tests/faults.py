@@ -43,14 +43,41 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def check_messages(messages: list[Message], *, method: str = "GET", complete: bool | None = None) -> None:
+def _without_head_start(messages: list[Message]) -> list[Message]:
+    """What follows the messages that come before a response."""
+    rest = list(messages)
+    debugged = 0
+    while rest and rest[0]["type"] in ("http.response.debug", "http.response.early_hint"):
+        message = rest.pop(0)
+        if message["type"] == "http.response.debug":
+            debugged += 1
+            assert message.keys() == {"type", "info"}
+            assert type(message["info"]) is dict
+        else:
+            assert message.keys() == {"type", "links"}
+            assert message["links"]
+            assert all(type(link) is bytes and not _ILLEGAL.search(link) for link in message["links"])
+    assert debugged <= 1
+    return rest
+
+
+def check_messages(
+    messages: list[Message],
+    *,
+    method: str = "GET",
+    complete: bool | None = None,
+    offered: Iterable[str] = (),
+) -> None:
     """Assert that these messages are a legal beginning of a response under ASGI HTTP 2.5.
 
     Args:
         messages: What the server has taken, in order.
         method: The method of the request; HEAD forbids a body.
         complete: Whether the response must have ended; either way if ``None``.
+        offered: The extensions that the server offers; messages of others are illegal.
     """
+    assert {message["type"] for message in messages} <= {"http.response.start", "http.response.body", *offered}
+    messages = _without_head_start(messages)
     if not messages:
         assert not complete, "no response was sent"
         return
@@ -74,22 +101,43 @@ def check_messages(messages: list[Message], *, method: str = "GET", complete: bo
     if status < 200 or status == 204:
         assert not lengths
     size = 0
-    ended = False
+    ended = body_ended = False
+    trails = start.get("trailers", False)
+    assert not (trails and (silent or lengths))
     for message in rest:
         assert not ended, "a message after the final one"
-        assert message["type"] == "http.response.body"
-        assert message.keys() <= {"type", "body", "more_body"}
-        body, more = message.get("body", b""), message.get("more_body", False)
-        assert type(body) is bytes
+        if body_ended:
+            assert message["type"] == "http.response.trailers"
+            for name, value in message["headers"]:
+                assert _NAME.fullmatch(name)
+                assert not _ILLEGAL.search(value)
+            ended = not message.get("more_trailers", False)
+            continue
+        more = message.get("more_body", False)
         assert type(more) is bool
-        size += len(body)
-        ended = not more
+        if message["type"] == "http.response.pathsend":
+            assert message.keys() == {"type", "path"}
+            assert os.path.isabs(message["path"])
+            size += os.path.getsize(message["path"])
+        elif message["type"] == "http.response.zerocopysend":
+            assert message.keys() <= {"type", "file", "offset", "count", "more_body"}
+            assert message["count"] > 0
+            message["file"].fileno()
+            size += message["count"]
+        else:
+            assert message["type"] == "http.response.body"
+            assert message.keys() <= {"type", "body", "more_body"}
+            body = message.get("body", b"")
+            assert type(body) is bytes
+            size += len(body)
+        body_ended = not more
+        ended = body_ended and not trails
     if silent:
         assert size == 0
     elif lengths:
         declared = int(lengths[0])
         assert size <= declared
-        assert not ended or size == declared
+        assert not body_ended or size == declared
     if complete is not None:
         assert ended is complete
 

@@ -353,7 +353,7 @@ class Started:
     async def __anext__(self) -> bytes:
         raise AssertionError("not reached")
 
-    def start(self) -> None:
+    def start_thread(self) -> None:
         raise ThreadsBusyError(1)
 
     async def aclose(self) -> None:

@@ -22,6 +22,7 @@ from asgicore import (
     InvalidHeaderError,
     MalformedBodyError,
     MalformedRequestError,
+    MissingExtraError,
     Request,
     RequestError,
     Response,
@@ -29,6 +30,7 @@ from asgicore import (
     ServerProtocolError,
     TargetTooLongError,
     ThreadsBusyError,
+    UnsupportedMediaTypeError,
     UsageError,
     errors,
 )
@@ -43,10 +45,12 @@ TREE: list[tuple[type[Exception], tuple[type[Exception], ...], int]] = [
     (HeadersTooLargeError, (RequestError,), 431),
     (MalformedBodyError, (RequestError,), 400),
     (BodyTooLargeError, (RequestError,), 413),
+    (UnsupportedMediaTypeError, (RequestError,), 415),
     (BodyTimeoutError, (RequestError,), 408),
     (ThreadsBusyError, (HTTPError,), 503),
     (UsageError, (AsgicoreError,), 500),
     (BodyConsumedError, (UsageError,), 500),
+    (MissingExtraError, (UsageError, ImportError), 500),
     (InvalidHeaderError, (UsageError, ValueError), 500),
     (ContentLengthError, (UsageError, ValueError), 500),
     (ResponseStateError, (UsageError,), 500),
@@ -89,10 +93,17 @@ TEXTS: list[tuple[Exception, str]] = [
     (HeadersTooLargeError("headers", "too many"), "431 headers: too many"),
     (MalformedBodyError("body", "too short"), "400 body: too short"),
     (BodyTooLargeError(10), "413 body: larger than the limit of 10 bytes"),
+    (BodyTooLargeError(10, "form fields"), "413 form fields: larger than the limit of 10 bytes"),
+    (
+        UnsupportedMediaTypeError("text/x\n", "a/b", "c/d"),
+        "415 content-type: 'text/x\\n'; a/b or c/d is wanted",
+    ),
+    (UnsupportedMediaTypeError("", "a/b"), "415 content-type: missing; a/b is wanted"),
     (BodyTimeoutError(30.0), "408 body: nothing received for 30 seconds"),
     (BodyTimeoutError(0.5), "408 body: nothing received for 0.5 seconds"),
     (ThreadsBusyError(1000), "503 Service Unavailable"),
     (BodyConsumedError("used"), "used"),
+    (MissingExtraError("forms", "a package is needed"), "a package is needed; install asgicore[forms]"),
     (InvalidHeaderError("x\r\ny", "no token"), "header 'x\\r\\ny': no token"),
     (InvalidHeaderError(b"x", "no str"), "header \"b'x'\": no str"),
     (
@@ -119,6 +130,10 @@ def test_error_attributes_of_instance_hold_the_facts() -> None:
     request = MalformedRequestError("host", "empty")
     assert (request.status_code, request.field, request.detail, request.headers) == (400, "host", "host: empty", None)
     assert (BodyTooLargeError(7).limit, BodyTimeoutError(2.5).seconds) == (7, 2.5)
+    assert BodyTooLargeError(7, "part header").field == "part header"
+    assert UnsupportedMediaTypeError("text/plain", "a/b").media_type == "text/plain"
+    missing = MissingExtraError("forms", "why")
+    assert (missing.extra, missing.reason) == ("forms", "why")
     busy = ThreadsBusyError(1000)
     assert (busy.waiting, busy.status_code, busy.headers) == (1000, 503, {"retry-after": "1"})
     header = InvalidHeaderError("X-A", "no")

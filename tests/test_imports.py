@@ -22,16 +22,22 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
     {"_grammar", "_state", "_callables", "_dates", "_encoders"},
-    {"_headers", "_params", "_cookies", "_target", "_accept", "_conditions", "_sse"},
-    {"_meta", "_extensions"},
+    {
+        *("_headers", "_params", "_cookies", "_target", "_accept", "_conditions"),
+        *("_disposition", "_media_types", "_paths", "_sse"),
+    },
+    {"_meta", "_extensions", "_multipart_library", "_ranges"},
+    {"_form_data"},
     {"_watch"},
     {"_jobs"},
     {"_threads"},
-    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals"},
-    {"_body", "_files", "_keep_alive"},
+    {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},
+    {"_body", "_disk", "_files", "_keep_alive", "_uploads"},
+    {"_parts"},
+    {"_form"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
-    {"_exchange", "_encoded", "_events"},
+    {"_exchange", "_encoded", "_events", "_file_response"},
     {"_compression"},
     {"_handler"},
     {"_alone"},
@@ -58,7 +64,7 @@ LAYERS: list[set[str]] = [
     {"testing._client"},
     {"testing.__init__"},
 ]
-PURE = {name for layer in LAYERS[:4] for name in layer} | {
+PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
     "wsgi_bridge._scope",
     "wsgi_bridge._start_response",

@@ -574,7 +574,7 @@ async def test_iterator_that_has_nothing_to_close_is_kept_alive() -> None:
 async def test_keep_alive_that_has_not_begun_can_be_stopped() -> None:
     """There is nothing to stop then."""
     kept = KeepAlive(Bare(), 15, b"ping", Exchange(http_scope(), Body(Line().receive), Line().send, 1))
-    kept.stop()
+    kept.stop_thread()
     await kept.aclose()
 
 

@@ -27,6 +27,12 @@ DEFAULTS = {
     "max_query_params": 1000,
     "max_cookie_bytes": 16 * 2**10,
     "max_cookies": 256,
+    "max_form_fields": 1000,
+    "max_form_files": 100,
+    "max_form_field_bytes": 2**20,
+    "max_form_memory_bytes": 2 * 2**20,
+    "max_part_headers": 8,
+    "max_part_header_bytes": 4 * 2**10,
 }
 SECONDS = [name for name in DEFAULTS if name.endswith("_seconds")]
 INTEGERS = [name for name in DEFAULTS if not name.endswith("_seconds")]

@@ -847,6 +847,29 @@ async def test_streaming_response_of_iterator_that_is_no_generator_is_closed() -
     assert inner == ["closed"]
 
 
+async def test_streaming_response_of_iterator_with_attributes_of_its_own_is_sent() -> None:
+    """Whatever they are called: ``start`` and ``stop`` are what a slice of something has."""
+
+    class Slice:
+        def __init__(self, start: int, stop: int) -> None:
+            self.start, self.stop = start, stop
+
+        def __aiter__(self) -> Slice:
+            return self
+
+        async def __anext__(self) -> bytes:
+            if self.start == self.stop:
+                raise StopAsyncIteration
+            self.start += 1
+            return b"x"
+
+    response = StreamingResponse(Slice(0, 3))
+    assert (await call(response)).body == b"xxx"
+    response = StreamingResponse(Slice(0, 3))
+    response.parts()
+    response.close_nowait()
+
+
 async def test_streaming_response_of_iterator_without_aclose_closes_silently() -> None:
     """There is nothing to close where there is no ``aclose``."""
 

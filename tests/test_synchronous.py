@@ -843,8 +843,8 @@ async def test_pump_started_twice_runs_once() -> None:
     threads = Threads(1)
     ran: list[bool] = []
     pump: Pump[None] = Pump(threads, lambda put: ran.append(put.is_closed))
-    pump.start()
-    pump.start()
+    pump.start_thread()
+    pump.start_thread()
     assert [part async for part in pump] == []
     await pump.aclose()
     assert ran == [False]

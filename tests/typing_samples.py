@@ -28,6 +28,7 @@ import uvicorn._types
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDictProxy
 
 from asgicore import (
+    TLS,
     Body,
     BodyTooLargeError,
     Endpoint,
@@ -100,6 +101,13 @@ for_hypercorn_asgi: hypercorn.typing.ASGIFramework = app
 for_starlette: starlette.types.ASGIApp = app
 for_litestar: litestar.types.ASGIApp = app
 
+# A response is an application, too.
+answer = Response("Hello, world!")
+answer_for_asgiref: asgiref.typing.ASGIApplication = answer
+answer_for_uvicorn: uvicorn._types.ASGI3Application = answer
+answer_for_starlette: starlette.types.ASGIApp = answer
+answer_for_litestar: litestar.types.ASGIApp = answer
+
 
 def serve() -> None:
     uvicorn.run(app)
@@ -126,8 +134,9 @@ async def starlette_middleware(
 ) -> None:
     await app(scope, receive, send)
     await app.handle(scope, receive, send)
-    request = Request(scope, receive)
+    request = Request(scope, receive, send)
     await request.body()
+    await Response("Hello, world!")(scope, receive, send)
 
 
 async def asgiref_middleware(
@@ -136,6 +145,7 @@ async def asgiref_middleware(
     send: asgiref.typing.ASGISendCallable,
 ) -> None:
     await app(scope, receive, send)
+    await answer(scope, receive, send)
 
 
 async def uvicorn_middleware(
@@ -150,6 +160,7 @@ async def litestar_middleware(
     scope: litestar.types.Scope, receive: litestar.types.Receive, send: litestar.types.Send
 ) -> None:
     await app(scope, receive, send)
+    await answer(scope, receive, send)
 
 
 async def own_middleware(scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,6 +197,9 @@ async def accessors(request: Request) -> None:
     assert_type(request.server, tuple[str, int | None] | None)
     assert_type(request.state, MutableMapping[str, Any])
     assert_type(request.extensions, Mapping[str, Any])
+    assert_type(request.tls, TLS | None)
+    assert_type(await request.send_early_hints("</a>", "</b>"), bool)
+    request.check_preconditions(etag='"a"', last_modified=datetime(2030, 1, 1), headers={"vary": "accept"})
     assert_type(request.is_disconnected, bool)
     assert_type(await request.body(), bytes)
     assert_type(request.stream(), AsyncIterator[bytes])
@@ -217,6 +231,13 @@ def responses() -> list[Response]:
         partitioned=True,
     )
     response.delete_cookie("a", samesite="strict")
+    response.set_etag()
+    response.set_etag("v1", weak=True)
+    assert_type(response.last_modified, datetime | None)
+    response.set_trailers(["x-a"], lambda: {"x-a": "b"})
+    response.set_trailers(("x-a",), fields)
+    response.debug_info = {"template": "page.html"}
+    response.add_server_timing("db", 53, "Query")
     return [
         response,
         Response("a", headers=multi),
@@ -226,6 +247,16 @@ def responses() -> list[Response]:
         JSONResponse({"a": [1, None]}, dumps=repr),
         RedirectResponse("/", 303),
     ]
+
+
+async def fields() -> list[tuple[str, str]]:
+    return [("x-a", "b")]
+
+
+class FittedResponse(Response):
+    async def prepare(self, scope: Scope) -> Response:
+        self.headers["x-path"] = scope["path"]
+        return await super().prepare(scope)
 
 
 async def work() -> None:

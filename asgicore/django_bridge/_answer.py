@@ -225,6 +225,6 @@ class _Synchronous(Pump[None]):
     async def aclose(self) -> None:
         """As :meth:`Pump.aclose`; what never began is closed with Django's response."""
         if self._job is None:
-            self.stop()
+            self.stop_thread()
         else:
             await super().aclose()

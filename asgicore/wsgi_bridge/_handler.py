@@ -140,14 +140,14 @@ class WSGIHandler(Handler):
         """
         answer = _Answer()
         pump = Conversation(self.threads, partial(self._produce, request, answer), request.stream)
-        pump.start()
+        pump.start_thread()
         try:
             first = await anext(pump, None)
             failure = request._body.failure
             if isinstance(failure, RequestError):
                 raise failure  # whatever the application has made of it
         except GeneratorExit:
-            pump.stop()  # the loop throws the request away; nothing can be awaited any more
+            pump.stop_thread()  # the loop throws the request away; nothing can be awaited any more
             raise
         except BaseException:
             await run_shielded(self._give_up(pump, answer), self.limits.close_timeout_seconds)
@@ -273,5 +273,5 @@ class _Parts:
     async def aclose(self) -> None:
         await self._pump.aclose()
 
-    def stop(self) -> None:
-        self._pump.stop()
+    def stop_thread(self) -> None:
+        self._pump.stop_thread()

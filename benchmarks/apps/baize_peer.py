@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from baize.asgi import JSONResponse, PlainTextResponse, Request, Response, Router, StreamResponse, request_response
+from collections.abc import Callable
+from typing import Any
+
+from baize.asgi import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Request,
+    Response,
+    Router,
+    StreamResponse,
+    request_response,
+)
 from baize.concurrency import run_in_threadpool
 
 from .. import shared
@@ -37,6 +49,18 @@ async def spool(request: Request) -> Response:
     return PlainTextResponse(str(await shared.spool(request.stream())))
 
 
+async def form(request: Request) -> Response:
+    return PlainTextResponse(str(len((await request.form).multi_items())))
+
+
+async def form_upload(request: Request) -> Response:
+    upload = (await request.form)["file"]
+    try:
+        return PlainTextResponse(str(upload.file.seek(0, 2)))
+    finally:
+        await upload.aclose()
+
+
 async def kept(request: Request) -> Response:
     return PlainTextResponse(str(await shared.keep(request.stream())))
 
@@ -58,16 +82,26 @@ async def thread(request: Request) -> Response:
     return PlainTextResponse(await run_in_threadpool(work))
 
 
-VIEWS = {
+def filed(path: Callable[[], str]) -> Callable[[Request], Any]:
+    async def view(request: Request) -> Response:
+        return FileResponse(path())
+
+    return view
+
+
+VIEWS: dict[str, Callable[[Request], Any]] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
     "count": count,
     "spool": spool,
+    "form": form,
+    "form-upload": form_upload,
     "parts": parts,
     "wait": wait,
     "kept": kept,
     "thread": thread,
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 

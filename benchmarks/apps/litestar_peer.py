@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, get, post
-from litestar.response import Stream
+from litestar.response import File, Stream
 
 from .. import shared
 from . import App
@@ -71,6 +71,14 @@ def streamed(path: str, parts: Callable[[], Iterator[bytes]]) -> Any:
     return endpoint
 
 
+def filed(path: str, name: Callable[[], str]) -> Any:
+    @get(path)
+    async def endpoint() -> File:
+        return File(name(), content_disposition_type="inline")
+
+    return endpoint
+
+
 HANDLERS: dict[str, Any] = {
     "hello": hello,
     "inspect": inspect,
@@ -82,6 +90,7 @@ HANDLERS: dict[str, Any] = {
     "kept": kept,
     "thread": thread,
     **{name: streamed(f"/{name}", parts) for name, parts in shared.GENERATORS.items()},
+    **{name: filed(f"/{name}", path) for name, path in shared.FILES.items()},
 }
 
 

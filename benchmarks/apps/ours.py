@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from asgicore import Endpoint, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
+from asgicore import Endpoint, FileResponse, Handler, JSONResponse, Limits, Request, Response, StreamingResponse
 
 from .. import shared
 from . import App
@@ -38,6 +39,16 @@ async def spool(request: Request) -> Response:
     return Response(str(shared.read_back(await request.file())))
 
 
+async def form(request: Request) -> Response:
+    form = await request.form()
+    return Response(str(len(form)))
+
+
+async def form_upload(request: Request) -> Response:
+    upload: Any = (await request.form())["file"]
+    return Response(str(upload.size))
+
+
 async def whole(request: Request) -> Response:
     return Response(shared.whole())
 
@@ -68,24 +79,34 @@ def streamed(parts: Callable[[], Iterator[bytes]]) -> Endpoint:
     return endpoint
 
 
+def filed(path: Callable[[], str]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path())
+
+    return endpoint
+
+
 ENDPOINTS: dict[str, Endpoint] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
     "count": count,
     "spool": spool,
+    "form": form,
+    "form-upload": form_upload,
     "whole": whole,
     "parts": parts,
     "wait": wait,
     "kept": kept,
     "thread": thread,
     **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 
 def build(workload: str, variant: str) -> App | None:
     """``variant``: the defaults are "cancel"; "notify" and "stream" differ in one option each."""
-    if variant == "stream" and workload not in ("hello", "inspect", "json"):
+    if variant == "stream" and workload not in ("hello", "inspect", "json", "form", "form-upload"):
         return None
     return Handler(
         ENDPOINTS[workload],

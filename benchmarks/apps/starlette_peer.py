@@ -8,7 +8,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from .. import shared
@@ -43,6 +43,17 @@ async def spool(request: Request) -> Response:
     return PlainTextResponse(str(await shared.spool(request.stream())))
 
 
+async def form(request: Request) -> Response:
+    async with request.form() as form:
+        return PlainTextResponse(str(len(form)))
+
+
+async def form_upload(request: Request) -> Response:
+    async with request.form() as form:
+        upload: Any = form["file"]
+        return PlainTextResponse(str(upload.size))
+
+
 async def kept(request: Request) -> Response:
     return PlainTextResponse(str(await shared.keep(request.stream())))
 
@@ -67,17 +78,27 @@ def streamed(parts: Callable[[], Iterator[bytes]]) -> Callable[[Request], Any]:
     return endpoint
 
 
+def filed(path: Callable[[], str]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path())
+
+    return endpoint
+
+
 ENDPOINTS: dict[str, Callable[[Request], Any]] = {
     "hello": hello,
     "inspect": inspect,
     "json": json,
     "count": count,
     "spool": spool,
+    "form": form,
+    "form-upload": form_upload,
     "parts": parts,
     "wait": wait,
     "kept": kept,
     "thread": thread,
     **{name: streamed(parts) for name, parts in shared.GENERATORS.items()},
+    **{name: filed(path) for name, path in shared.FILES.items()},
 }
 
 

@@ -11,9 +11,11 @@ import logging
 import os
 import random
 import signal
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,6 +23,7 @@ from anyio.lowlevel import checkpoint
 
 from asgicore import (
     EventSourceResponse,
+    FileResponse,
     Handler,
     HTTPError,
     JSONResponse,
@@ -84,6 +87,16 @@ async def parts(request: Request) -> Response:
             yield part
 
     return StreamingResponse(produce())
+
+
+FILE_BYTES = 5 * 2**20 + 321
+_folder = tempfile.TemporaryDirectory(prefix="wire-files-")
+Path(_folder.name, "file.bin").write_bytes(b"".join(content(FILE_BYTES)))
+
+
+async def file(request: Request) -> Response:
+    """A file, named by the client."""
+    return FileResponse.under(_folder.name, request.query_params["path"], filename=request.query_params.get("name"))
 
 
 # --- statuses and fields -------------------------------------------------------------------------------------
@@ -229,6 +242,7 @@ ENDPOINTS: dict[str, Callable[[Request], Awaitable[Response]]] = {
     "digest": digest,
     "drip": drip,
     "events": events,
+    "file": file,
     "flood": flood,
     "flooded": flooded,
     "go": go,

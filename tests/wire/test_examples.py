@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -102,3 +103,57 @@ def test_other_requests_are_refused(client: httpx.Client, method: str, path: str
     assert response.status_code == status
     if status == 405:
         assert response.headers["allow"] == "POST"
+
+
+@pytest.fixture(scope="module")
+def showcase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("multipart", reason="not installed: multipart (extra 'forms')")
+    with running(UVICORN, tmp_path_factory.mktemp("showcase"), "examples.showcase:app") as server:
+        yield server
+    assert server.complaints() == [], server.log
+
+
+def test_showcase_answers_what_its_page_asks(showcase: Server) -> None:
+    """The page, an upload, events from the last one on, a range, a download, the same list once, and visits."""
+    with showcase.client() as client:
+        assert "<h2>Upload</h2>" in client.get("/").text
+        sent = client.post("/upload", data={"note": "ä"}, files={"file": ("Bücher.bin", b"abc" * 10**5)})
+        expected = {
+            "name": "Bücher.bin",
+            "size": 3 * 10**5,
+            "sha256": hashlib.sha256(b"abc" * 10**5).hexdigest(),
+            "note": "ä",
+        }
+        assert sent.json() == expected
+        assert "form;dur=" in sent.headers["server-timing"]
+        with client.stream("GET", "/events", headers={"last-event-id": "7"}) as events:
+            lines = [line for _, line in zip(range(5), events.iter_lines(), strict=False)]
+        assert lines == ["retry: 500", "", "event: count", "id: 8", 'data: {"number":8}']
+        part = client.get("/tone.wav", headers={"range": "bytes=0-3"})
+        assert (part.status_code, part.content, part.headers["content-type"]) == (206, b"RIFF", "audio/wav")
+        names = client.get("/files")
+        for name in names.json():
+            download = client.get("/files/" + quote(name))
+            assert download.text
+            assert download.headers["content-disposition"].startswith("attachment; filename")
+        again = client.get("/files", headers={"if-none-match": names.headers["etag"]})
+        assert again.status_code == 304
+        assert [client.post("/visits").json()["visits"] for _ in range(3)] == [1, 2, 3]
+        assert client.delete("/visits").status_code == 204
+        assert client.post("/visits").json() == {"visits": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/files/..%2f..%2fetc%2fpasswd", 404),
+        ("GET", "/files/none.txt", 404),
+        ("PUT", "/visits", 405),
+        ("POST", "/upload", 415),
+    ],
+)
+def test_showcase_refuses_what_it_does_not_serve(showcase: Server, method: str, path: str, status: int) -> None:
+    """Each mistake has its status."""
+    with showcase.client() as client:
+        assert client.request(method, path, content=b"{}" if method == "POST" else None).status_code == status
