@@ -63,6 +63,12 @@ LAYERS: list[set[str]] = [
     {"testing._lint_http"},
     {"testing._lint_lifespan"},
     {"testing.lint"},
+    {"testing._errors", "testing._servers", "testing._faults", "testing._where", "testing._cookie_jar"},
+    {"testing._requests", "testing._living"},
+    {"testing._client_response", "testing._connection", "testing._leaks"},
+    {"testing._exchange"},
+    {"testing._lifespan"},
+    {"testing._client"},
     {"testing.__init__"},
 ]
 PURE = {name for layer in LAYERS[:5] for name in layer} | {
