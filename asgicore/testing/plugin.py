@@ -1,32 +1,27 @@
-"""The pytest plugin of asgicore.testing, found by its entry point: ``asgi_server``, ``asgi_client``, ``leak_guard``.
-
-It stands beside the package, so that a project that uses none of it imports nothing of asgicore when pytest starts.
-"""
+"""The pytest plugin of asgicore.testing, found by its entry point: ``asgi_server``, ``asgi_client``, ``leak_guard``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
-if TYPE_CHECKING:
-    from asgicore.testing import Client, LeakGuard, Server
+from ._client import Client
+from ._leaks import LeakGuard
+from ._servers import UVICORN, Server
 
 
 @pytest.fixture
 def asgi_server() -> Server:
     """The server whose behaviour ``asgi_client`` shows to the application; override it, with ``params``, for others."""
-    from asgicore.testing import UVICORN
-
     return UVICORN
 
 
 @pytest.fixture
 def asgi_client(asgi_server: Server) -> Callable[..., Client]:
     """Makes clients: ``asgi_client(app)`` is ``Client(app, server=asgi_server)``; further options go through."""
-    from asgicore.testing import Client
 
     def make(app: Any, **options: Any) -> Client:
         options.setdefault("server", asgi_server)
@@ -38,8 +33,6 @@ def asgi_client(asgi_server: Server) -> Callable[..., Client]:
 @pytest.fixture
 def leak_guard() -> LeakGuard:
     """Guards the body of the test, not its fixtures; what else counts is set on the guard: ``leak_guard.cycles``."""
-    from asgicore.testing import LeakGuard
-
     return LeakGuard()
 
 
