@@ -21,10 +21,10 @@ _KEY: Final = "asgicore.channel"
 class Channel:
     """One ``receive``, of which two must not take messages; noted in the scope and in copies made of it since."""
 
-    __slots__ = ("_reader", "_receive", "is_answered", "is_read")
+    __slots__ = ("_noted", "_reader", "is_answered", "is_read")
 
     def __init__(self, receive: Receive) -> None:
-        self._receive = _refer(receive)
+        self._noted = _refer(receive)
         self.is_read = False
         """Whether a request has begun to read the body."""
         self.is_answered = False
@@ -33,7 +33,7 @@ class Channel:
 
     def is_of(self, receive: Receive) -> bool:
         """Whether this is about that ``receive``: middleware may have put another one in its place."""
-        return self._receive() == receive
+        return self._noted() == receive
 
     @property
     def reader(self) -> Any:

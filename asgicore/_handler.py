@@ -17,6 +17,7 @@ The names of the hooks are those of Django's ``ASGIHandler``, freed from Django.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
-from anyio import CancelScope, Event, move_on_after
+from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._body import Body
@@ -39,12 +40,29 @@ from ._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scop
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Background, Response
+from ._stepped import SteppedListener
 from ._streaming_response import StreamingResponse
 from ._target import check_target
 from ._threads import Threads
-from ._watch import Listener, log_cut, resume, run_shielded, start_listener, timed
+from ._watch import (
+    Listener,
+    is_cancelled,
+    log_cut,
+    resume,
+    run_shielded,
+    running_asyncio_task,
+    start_listener,
+    timed,
+)
 from ._writer import DONE, TRAILING, Writer, limit_send, slice_bytes
-from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
+from .errors import (
+    ClientDisconnectedError,
+    HTTPError,
+    RequestError,
+    ResponseStateError,
+    ServerProtocolError,
+    UsageError,
+)
 from .limits import DEFAULT_LIMITS, Limits
 from .types import RawHeaders, Receive, Scope, Send
 
@@ -68,6 +86,16 @@ def _of_the_client(exc: Exception) -> Exception:
         while isinstance(error, ExceptionGroup):
             error = cast("Any", error).exceptions[0]
     return cast("Exception", error)
+
+
+def _of_the_iterator(cancelled: BaseException) -> UsageError:
+    """The error in place of a cancellation that nobody outside of a stream has asked for."""
+    error = UsageError(
+        "a cancel scope or task group that the iterator holds across its yield was cancelled while a part was being "
+        "sent; put it around what the iterator waits for, between two parts"
+    )
+    error.__cause__ = cancelled
+    return error
 
 
 def _closing() -> HTTPError:
@@ -312,9 +340,15 @@ class Handler:
     def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
         self._waiting.add(exchange)
-        exchange.listener = start_listener(
-            self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
-        )
+        body = exchange.body
+        # Before the body is here, the listener waits for other things than receive().
+        task = running_asyncio_task() if body.is_settled and not self._listens_itself else None
+        if task is not None:
+            exchange.listener = SteppedListener(task, body.watch(), exchange.leave)
+        else:
+            exchange.listener = start_listener(
+                self._listen(exchange) if self._listens_itself else body.watch(exchange.leave)
+            )
         if exchange.keep_alive is not None:
             exchange.keep_alive.attend()
 
@@ -426,32 +460,40 @@ class Handler:
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
         failure: BaseException | None = None
-        with ShieldAround() as shield:
-            try:
-                await exchange.send_stream(
-                    response.status_code,
-                    headers,
-                    response.kept_parts(self.threads, exchange.keep),
-                    self.chunk_bytes,
-                    cuts_all=self._cuts_itself,
-                )
-            except GeneratorExit:
-                raise
-            except BaseException as exc:
-                failure = exc
-            exchange.keep_alive = None
-            if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
-                exchange.forget(response)
-                shield.entered_since = exchange.cancel_scope
-                close = self._close_one(exchange, response.aclose)
+        shield = ShieldAround()
+        try:
+            with shield:
                 try:
-                    await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                    await exchange.send_stream(
+                        response.status_code,
+                        headers,
+                        response.kept_parts(self.threads, exchange.keep),
+                        self.chunk_bytes,
+                        cuts_all=self._cuts_itself,
+                    )
                 except GeneratorExit:
-                    response.close_nowait()
                     raise
+                except BaseException as exc:
+                    failure = exc
+                exchange.keep_alive = None
+                if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
+                    exchange.forget(response)
+                    shield.entered_since = exchange.cancel_scope
+                    close = self._close_one(exchange, response.aclose)
+                    try:
+                        await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                    except GeneratorExit:
+                        response.close_nowait()
+                        raise
+        except asyncio.CancelledError as exc:  # held back
+            comes_first = failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc)
+            failure = exc if comes_first else failure
         if shield.is_cut:
             log_cut(self.limits.close_timeout_seconds)
         if failure is not None:
+            if isinstance(failure, get_cancelled_exc_class()) and not is_cancelled(failure):
+                # Let out, it would end a server on trio, and pass in silence on asyncio.
+                failure = _of_the_iterator(failure)
             try:
                 raise failure
             finally:

@@ -16,10 +16,11 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
+from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from anyio import CancelScope, move_on_after
+from anyio import CancelScope, current_effective_deadline, move_on_after
 
 T = TypeVar("T")
 
@@ -295,17 +296,33 @@ def is_held_back(error: BaseException | None) -> bool:
     return getattr(error, "is_held_back", False)
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Whether a cancellation that arrived comes from outside: from a scope that the task is in still, or natively."""
+    task = running_asyncio_task()
+    return (
+        (task is not None and task.cancelling() > 0)
+        or getattr(error, "is_native", False)
+        or current_effective_deadline() == -inf
+    )
+
+
+# What anyio says when a scope cancels a task; another text is taken for that of a native cancellation.
+_OF_A_SCOPE: Final = "Cancelled via cancel scope "
+
+
 class _Guard(asyncio.Future[None]):
     """What the task waits for in place of the cleanup's own future."""
 
     mark: object = None
     refused: bool = False
+    refused_native: bool = False
     task: asyncio.Task[Any]
 
     def cancel(self, msg: Any | None = None) -> bool:
         if _cleanup.get() is self.mark:
             return super().cancel(msg)
         self.refused = True
+        self.refused_native = self.refused_native or not str(msg).startswith(_OF_A_SCOPE)
         # As if it had not been asked for yet: a timeout inside of the cleanup counts the requests.
         self.task.uncancel()
         return True
@@ -318,7 +335,7 @@ class _Guard(asyncio.Future[None]):
 @types.coroutine
 def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, None]:
     loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
-    refused = False
+    refused = refused_native = False
     step: Callable[[Any], Any] = coro.send
     argument: Any = None
     try:
@@ -343,8 +360,10 @@ def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, 
                     waited.cancel()
                 step, argument = coro.throw, exc
             refused = refused or guard.refused
+            refused_native = refused_native or guard.refused_native
     except StopIteration:
         if refused:
             cancelled: Any = asyncio.CancelledError()
             cancelled.is_held_back = True
+            cancelled.is_native = refused_native
             raise cancelled from None

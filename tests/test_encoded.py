@@ -713,3 +713,25 @@ async def test_file_that_is_compressed_is_streamed() -> None:
         handler_of(lambda: of_a_file(content_type="text/plain"), compression), headers=WANTED, extensions=SERVER_SENDS
     )
     assert decode("gzip", channel.body) == b"by the application"
+
+
+async def test_stream_that_is_not_encoded_goes_through_a_send_of_a_hook() -> None:
+    """A hook that sends by itself gets the parts of what only might have been encoded."""
+
+    class Counting(Handler):
+        sent = 0
+
+        async def send_response(self, response: Response, send: Any) -> None:
+            async def counted(message: Any) -> None:
+                self.sent += 1
+                await send(message)
+
+            await super().send_response(response, counted)
+
+    async def endpoint(request: Request) -> Response:
+        return stream(["one", "two"])
+
+    handler = Counting(endpoint, compression=GZIP)
+    channel = await call(handler, headers=[(b"accept-encoding", b"identity")])
+    assert channel.body == b"onetwo"
+    assert handler.sent == len(channel.sent) == 4

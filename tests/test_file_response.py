@@ -1116,7 +1116,8 @@ async def test_request_that_is_thrown_away_wherever_it_waits_closes_the_file(
             is_under_way = await dropped_at(app(scope, channel.receive, channel.send), number)
             while open_below(big.parent):  # until the thread that is at the file is done
                 await anyio.lowlevel.checkpoint()
-    assert number > 2
+    # What is answered by 304 may find its thread done at once.
+    assert number > (0 if (b"if-none-match", b"*") in fields else 2)
 
 
 @on_asyncio
