@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TextIO
 
-from .testing import _check
+from .testing._check import add_arguments, run
 
 __all__ = ["main"]
 
@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None, out: TextIO | None = None) -> int:
         help="run a battery of requests and faults against an ASGI application",
         description="Run a battery of requests and faults against an ASGI application, and report what it does wrong.",
     )
-    _check.add_arguments(check)
+    add_arguments(check)
     options = parser.parse_args(arguments)
-    return _check.run(options, check, out or sys.stdout)
+    return run(options, check, out or sys.stdout)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,16 @@ LAYERS: list[set[str]] = [
     {"testing._lifespan"},
     {"testing._client"},
     {"testing.plugin"},
+    {"testing._check_rules", "testing._check_driver", "testing._check_watch"},
+    {"testing._check_probing"},
+    {"testing._check_requests", "testing._check_leaving", "testing._check_resources"},
+    {"testing._check_probes"},
+    {"testing._check_worker"},
+    {"testing._check_report"},
+    {"testing._check_process"},
+    {"testing._check"},
     {"testing.__init__"},
+    {"__main__"},
 ]
 PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",

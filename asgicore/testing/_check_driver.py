@@ -46,7 +46,10 @@ class Call:
             self.cancel = scope.cancel
             trio.lowlevel.spawn_system_task(self._run_in, scope, work, name="asgicore check", context=copy_context())
         else:
-            self.cancel = asyncio.get_running_loop().create_task(self._run(work)).cancel
+            task = asyncio.get_running_loop().create_task(self._run(work))
+            # A task that is cancelled before its first step runs nothing of its own.
+            task.add_done_callback(lambda _: None if self.is_ended else self._never_began(work))
+            self.cancel = task.cancel
 
     async def _run_in(self, scope: Any, work: Coroutine[Any, Any, None]) -> None:
         with scope:
@@ -62,8 +65,16 @@ class Call:
                 raise
             self.error = exc
         finally:
-            self.is_ended = True
-            self._ended.set()
+            self._end()
+
+    def _never_began(self, work: Coroutine[Any, Any, None]) -> None:
+        work.close()
+        self.was_cancelled = True
+        self._end()
+
+    def _end(self) -> None:
+        self.is_ended = True
+        self._ended.set()
 
     async def until_ended(self, seconds: float) -> bool:
         """Wait for its end, for so long at most; returns whether it has ended."""

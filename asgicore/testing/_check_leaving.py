@@ -17,7 +17,8 @@ async def leave_before(p: Probing) -> None:
     for method in ("GET", "POST"):
         exchange = p.exchange(method, [])
         exchange.leave()
-        await p.judge_left(exchange, f"{method}, left before the first message")
+        if not await p.judge_left(exchange, f"{method}, left before the first message"):
+            return
 
 
 async def truncated(p: Probing) -> None:
@@ -28,10 +29,12 @@ async def truncated(p: Probing) -> None:
         exchange = p.exchange("POST", [part], headers=headers, send_raises=raises)
         await exchange.until(lambda one: one.taken, 0.2)
         exchange.leave()
-        await p.judge_left(exchange, "an upload cut off after 5 of 10 bytes")
+        is_ended = await p.judge_left(exchange, "an upload cut off after 5 of 10 bytes")
         status = exchange.told_status
         if status is not None and status < 400:
             p.found("truncated-answered", f"an upload cut off after 5 of 10 bytes is answered with {status}")
+        if not is_ended:
+            return
 
 
 async def leave_waiting(p: Probing) -> None:
@@ -44,7 +47,8 @@ async def leave_waiting(p: Probing) -> None:
             p.skipped = "the answer begins at once"
             return
         exchange.leave()
-        await p.judge_left(exchange, f"{method}, left while the answer is made")
+        if not await p.judge_left(exchange, f"{method}, left while the answer is made"):
+            return
 
 
 # What the server claims, and whether its send() raises. gunicorn claims 2.4, which says that send() should raise, and
@@ -62,7 +66,8 @@ async def leave_streaming(p: Probing) -> None:
         await exchange.until(lambda one: one.parts >= 3, p.deadline)
         exchange.leave()
         how = "raises" if raises else "says nothing"
-        await p.judge_left(exchange, f"left while streaming, spec_version {version}, send() {how}")
+        if not await p.judge_left(exchange, f"left while streaming, spec_version {version}, send() {how}"):
+            return
 
 
 async def leave_after(p: Probing) -> None:
@@ -91,7 +96,9 @@ async def send_fails(p: Probing) -> None:
             if not exchange.has_left:
                 await p.finish(exchange)
                 return
-            await p.judge_left(exchange, f"send() {'raises' if raises else 'says nothing'} from call {number} on")
+            how = "raises" if raises else "says nothing"
+            if not await p.judge_left(exchange, f"send() {how} from call {number} on"):
+                return
 
 
 async def cancel(p: Probing) -> None:
@@ -105,8 +112,9 @@ async def cancel(p: Probing) -> None:
         if is_last:
             # It waits for something that does not come.
             exchange.cancel()
+        await exchange.until_ended(p.grace)
         await _judge_cancelled(p, exchange, f"cancelled at await {min(number, exchange.awaits)}")
-        if is_last:
+        if is_last or p.is_spoilt:
             return
 
 
@@ -115,7 +123,7 @@ def _waits(number: int) -> Callable[[Exchange], bool]:
 
 
 async def _judge_cancelled(p: Probing, exchange: Exchange, what: str) -> None:
-    if not await exchange.until_ended(p.grace):
+    if not exchange.is_ended:
         p.found("ignores-cancel", f"{what}: the call goes on {p.grace:g} s later")
         await p.abandon(exchange)
     elif exchange.error is not None:
@@ -139,6 +147,5 @@ async def aborts(p: Probing) -> None:
     await healthy.until(lambda one: one.status is not None, p.deadline)
     if healthy.status is None and not healthy.is_ended:
         p.found("pool-stuck", f"after {_ABORTS} clients that left, a request gets no answer within {p.deadline:g} s")
-    for exchange in [healthy, *gone]:
-        if not await exchange.until_ended(0.05):
-            await p.abandon(exchange)
+    await healthy.until_ended(0.05)
+    await p.abandon(healthy, *gone)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from anyio import move_on_after
+
 from ._check_driver import Exchange, Item, http_scope
 from ._check_rules import CHECK_RULES
 from ._rules import Finding
@@ -158,15 +160,18 @@ class Probing:
         if not exchange.is_ended and not (_has_enough(exchange) and await exchange.until_ended(0.05)):
             await self.abandon(exchange)
 
-    async def abandon(self, exchange: Exchange) -> bool:
-        """Leave, and cancel what does not end then; returns whether it has ended."""
-        exchange.leave()
-        exchange.release()
-        if not await exchange.until_ended(self.grace):
+    async def abandon(self, *exchanges: Exchange) -> bool:
+        """Leave, and cancel what does not end then; returns whether all have ended."""
+        open_ones = [one for one in exchanges if not one.is_ended]
+        for exchange in open_ones:
+            exchange.leave()
+            exchange.release()
+        await _until_ended(open_ones, self.grace)
+        for exchange in open_ones:
             exchange.cancel()
-            await exchange.until_ended(self.grace)
-        self.is_spoilt = True
-        return exchange.is_ended
+        await _until_ended(open_ones, self.grace)
+        self.is_spoilt = self.is_spoilt or bool(open_ones)
+        return all(one.is_ended for one in open_ones)
 
     async def ask(self, method: str = "GET", items: Iterable[Item] | None = None, **options: Any) -> Answer | None:
         """The answer to a request, ``None`` if there is none that is whole."""
@@ -226,9 +231,14 @@ class Probing:
         elif exchange.status == 500:
             self.found("answered-500", f"{what} is answered with 500")
 
-    async def judge_left(self, exchange: Exchange, what: str) -> None:
-        """Report what is wrong with a call whose client has left."""
-        if not await exchange.until_ended(self.grace):
+    async def judge_left(self, exchange: Exchange, what: str) -> bool:
+        """Report what is wrong with a call whose client has left.
+
+        Returns:
+            Whether it has ended; where it has not, there is no need to try that again in another way.
+        """
+        is_ended = await exchange.until_ended(self.grace)
+        if not is_ended:
             self.found("works-on", f"{what}: the call goes on {self.grace:g} s later")
             if not await self.abandon(exchange):
                 self.found("ignores-cancel", f"{what}: the call goes on when it is cancelled, too")
@@ -238,6 +248,14 @@ class Probing:
             self.found("disconnect-raised", f"{what}: {describe(exchange.error)} reaches the server")
         if exchange.told_status is not None and exchange.told_status >= 500:
             self.found("disconnect-as-error", f"{what}: answered with {exchange.told_status}")
+        return is_ended
+
+
+async def _until_ended(exchanges: list[Exchange], seconds: float) -> None:
+    """Wait until all have ended, for so long at most."""
+    with move_on_after(seconds):
+        for exchange in exchanges:
+            await exchange.until_ended(seconds)
 
 
 def _has_enough(exchange: Exchange) -> bool:

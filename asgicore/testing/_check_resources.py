@@ -45,8 +45,8 @@ async def body_limit(p: Probing) -> None:
     await exchange.until(lambda one: one.taken >= _PATIENCE_BYTES or one.status is not None, 2 * p.deadline)
     if exchange.status is None and exchange.taken >= _PATIENCE_BYTES:
         p.found("body-unlimited", f"an upload of a terabyte is not refused: {exchange.taken // MiB} MiB were taken")
-    if not await exchange.until_ended(0.05):
-        await p.abandon(exchange)
+    await exchange.until_ended(0.05)
+    await p.abandon(exchange)
 
 
 def _endless() -> Iterator[Item]:
@@ -76,8 +76,7 @@ async def slow_reader(p: Probing) -> None:
         taken = peak()
     if taken > _HELD_BYTES + 4 * exchange.largest:
         p.found("memory", f"{taken // MiB} MiB are held of a response whose client has read {exchange.size} bytes")
-    if not exchange.is_ended:
-        await p.abandon(exchange)
+    await p.abandon(exchange)
 
 
 async def holds_loop(p: Probing) -> None:
@@ -117,9 +116,7 @@ async def concurrency(p: Probing) -> None:
         await anyio.sleep(0.002)
     if most >= _AT_ONCE * 0.8:
         p.found("threads-unlimited", f"{_AT_ONCE} requests at once start {most} threads")
-    for exchange in exchanges:
-        if not exchange.is_ended:
-            await p.abandon(exchange)
+    await p.abandon(*exchanges)
 
 
 async def _time(p: Probing, count: int) -> float:
@@ -129,9 +126,7 @@ async def _time(p: Probing, count: int) -> float:
     for exchange in exchanges:
         await exchange.until_ended(p.deadline)
     taken = perf_counter() - began
-    for exchange in exchanges:
-        if not exchange.is_ended:
-            await p.abandon(exchange)
+    await p.abandon(*exchanges)
     return taken
 
 
@@ -179,5 +174,5 @@ def _is_done(task: object) -> bool:
 
 async def _once(p: Probing) -> None:
     exchange: Exchange = p.exchange()
-    if not await exchange.until_ended(p.deadline):
-        await p.abandon(exchange)
+    await exchange.until_ended(p.deadline)
+    await p.abandon(exchange)

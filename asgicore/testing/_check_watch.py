@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from .._watch import is_trio
@@ -237,7 +238,8 @@ class Lag:
         self._beside.start()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
-        self._group.start_soon(self._beat_on_loop)
+        # What is late before the first beat would not be seen.
+        await self._group.start(self._beat_on_loop)
         return self
 
     def _beat(self) -> None:
@@ -246,11 +248,14 @@ class Lag:
             sleep(_BEAT_SECONDS)
             self.thread = max(self.thread, perf_counter() - began - _BEAT_SECONDS)
 
-    async def _beat_on_loop(self) -> None:
+    async def _beat_on_loop(self, *, task_status: TaskStatus[None]) -> None:
+        began = perf_counter()
+        task_status.started()
         while True:
-            began = perf_counter()
             await anyio.sleep(_BEAT_SECONDS)
-            self.loop = max(self.loop, perf_counter() - began - _BEAT_SECONDS)
+            now = perf_counter()
+            self.loop = max(self.loop, now - began - _BEAT_SECONDS)
+            began = now
 
     async def __aexit__(self, *exc: Any) -> None:
         self._is_over = True

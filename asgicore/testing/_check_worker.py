@@ -212,9 +212,10 @@ def main(source: TextIO | None = None, out: TextIO | None = None, leave: Callabl
         leave: Ends the process without waiting for threads: some may never end.
     """
     given = json.load(sys.stdin if source is None else source)
+    own = None
     if out is None:
         # What the application prints goes elsewhere.
-        out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        out = own = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     tell = partial(_tell, out)
     status = 0
@@ -230,6 +231,8 @@ def main(source: TextIO | None = None, out: TextIO | None = None, leave: Callabl
         except BaseException:
             traceback.print_exc()
             status = 70
+    if own is not None:
+        own.close()
     sys.stderr.flush()
     leave(status)
 
