@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from werkzeug.datastructures import ETags
-from werkzeug.http import parse_etags
 
 from asgicore import InvalidHeaderError
 from asgicore._conditions import build_etag, check_etag, evaluate, if_range_holds, is_weak, tags_match
@@ -86,7 +84,7 @@ def test_tag_that_looks_like_a_separator_matches_as_a_member_alone() -> None:
 def test_list_of_tags_matches_as_werkzeug_says(tags: list[str], tag: str, strong: bool) -> None:
     """With Werkzeug as the oracle, for lists that are well formed; it knows no empty tags, which the RFC does."""
     field = ", ".join(tags)
-    parsed: ETags = parse_etags(field)
+    parsed = pytest.importorskip("werkzeug.http").parse_etags(field)
     opaque = tag.removeprefix("W/")[1:-1]
     expected = not is_weak(tag) and parsed.is_strong(opaque) if strong else parsed.contains_weak(opaque)
     assert tags_match(field.encode("latin-1"), tag, strong=strong) is expected

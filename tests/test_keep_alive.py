@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
@@ -510,6 +511,9 @@ async def test_request_that_is_cancelled_natively_leaves_nothing(point: str) -> 
     assert source.closed == (0 if point == "start" else 1)
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="closing an iterator that awaits in its cleanup raises RuntimeError there"
+)
 @turn_time_on_asyncio
 async def test_request_that_the_loop_gives_up_stops_its_pings() -> None:
     """What can be stopped without waiting is."""

@@ -7,7 +7,6 @@ from time import thread_time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from werkzeug.http import parse_content_range_header, parse_range_header
 
 from asgicore._ranges import Part, build_content_range, build_multipart, parse_ranges, requested_ranges
 
@@ -143,7 +142,7 @@ def test_single_range_is_that_of_werkzeug(spec: str, size: int) -> None:
     section 14.1.2), and of none; it takes neither for satisfiable."""
     if spec == "-0" or (spec[0] == "-" and int(spec[1:]) > size):
         return
-    parsed = parse_range_header(f"bytes={spec}")
+    parsed = pytest.importorskip("werkzeug.http").parse_range_header(f"bytes={spec}")
     assert parsed is not None
     span = parsed.range_for_length(size)
     expected = [] if span is None else [(span[0], span[1] - span[0])]
@@ -162,7 +161,8 @@ def test_range_of_any_bytes_raises_nothing(value: bytes, size: int) -> None:
 def test_content_range_is_read_back_by_werkzeug(start: int, count: int, more: int) -> None:
     """RFC 9110 section 14.4."""
     size = start + count + more
-    found = parse_content_range_header(build_content_range((start, count), size).decode())
+    http = pytest.importorskip("werkzeug.http")
+    found = http.parse_content_range_header(build_content_range((start, count), size).decode())
     assert found is not None
     assert (found.units, found.start, found.stop, found.length) == ("bytes", start, start + count, size)
 
