@@ -5,9 +5,11 @@ Source: ASGI specification, "Applications": what is added to a scope has a name 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from types import MethodType
 from typing import Any, Final, cast
-from weakref import ref
+from weakref import WeakMethod, ref
 
 from .types import Receive, Scope
 
@@ -19,15 +21,19 @@ _KEY: Final = "asgicore.channel"
 class Channel:
     """One ``receive``, of which two must not take messages; noted in the scope and in copies made of it since."""
 
-    __slots__ = ("_reader", "is_answered", "is_read", "receive")
+    __slots__ = ("_noted", "_reader", "is_answered", "is_read")
 
     def __init__(self, receive: Receive) -> None:
-        self.receive = receive
+        self._noted = _refer(receive)
         self.is_read = False
         """Whether a request has begun to read the body."""
         self.is_answered = False
         """Whether a response was begun."""
         self._reader: ref[Any] | None = None
+
+    def is_of(self, receive: Receive) -> bool:
+        """Whether this is about that ``receive``: middleware may have put another one in its place."""
+        return self._noted() == receive
 
     @property
     def reader(self) -> Any:
@@ -39,11 +45,20 @@ class Channel:
         self._reader = ref(body)  # weak: a body knows its scope
 
 
+def _refer(receive: Receive) -> Callable[[], Receive | None]:
+    """A weak reference, where there can be one: to a server, ``receive`` is mostly what knows the scope."""
+    if isinstance(receive, MethodType):
+        return WeakMethod(receive)
+    try:
+        return ref(receive)
+    except TypeError:
+        return lambda: receive
+
+
 def find_channel(scope: Scope, receive: Receive) -> Channel:
     """What is known of this channel; noted from now on, where the scope can be added to."""
     channel = scope.get(_KEY)
-    # Middleware may have put another receive() in place of the one that this is about.
-    if not isinstance(channel, Channel) or channel.receive != receive:
+    if not isinstance(channel, Channel) or not channel.is_of(receive):
         channel = Channel(receive)
         with suppress(TypeError):
             cast("dict[str, Any]", scope)[_KEY] = channel

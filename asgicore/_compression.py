@@ -104,6 +104,14 @@ class Compression:
         set_once(self, "_codecs", chosen)
         set_once(self, "_offers", tuple(chosen))
 
+    def concerns(self, response: Response) -> bool:
+        """Whether clients that want it get a response of this type compressed, if it is long enough.
+
+        Raises:
+            InvalidHeaderError: As :meth:`Response.raw_headers`.
+        """
+        return self._may_encode(response.raw_headers(), is_unknown_open=False)
+
     async def apply(self, scope: Scope, response: Response, given: Response | None = None) -> Response:
         """Compress a response, if the client, the response and its length allow it.
 
@@ -120,10 +128,14 @@ class Compression:
             InvalidHeaderError: As :meth:`Response.raw_headers`.
         """
         status, is_head = response.status_code, scope.get("method") == "HEAD"
+        if status == 206:
+            # RFC 9110 section 15.3.7: a part varies as the whole does.
+            is_part = response._extras is not None and response._extras.is_compressible
+            return derive(response, _with_vary(response.raw_headers())) if is_part else response
         is_stream = isinstance(response, StreamingResponse)
         if not (is_stream or is_head or status == 304) and len(response.body) < self.minimum_bytes:
             return response
-        if status < 200 or status in (204, 205, 206):
+        if status < 200 or status in (204, 205):
             return response
         raw = response.raw_headers()
         # A 304 says little of its content; the response that it stands for does.

@@ -30,6 +30,9 @@ _BLOCK_BYTES: Final = 65536
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 
+# To look further from there: Linux wants no permission to read for it.
+_FOLDER: Final[int] = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", os.O_RDONLY)
+
 # What it means that there is no such file for us: not there, not a file, not readable, not a path at all.
 _MISSING: Final = frozenset(
     (
@@ -53,14 +56,19 @@ def is_missing(error: Exception) -> bool:
     return isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in _MISSING)
 
 
-def open_regular(path: str, flags: int = 0) -> tuple[FileIO, os.stat_result]:
+def open_regular(path: str, flags: int = 0, folder: int | None = None) -> tuple[FileIO, os.stat_result]:
     """Open a file for reading, without waiting for anything but the disk; returns it with its status.
+
+    Args:
+        path: Of the file; seen from ``folder``, if that is given.
+        flags: More of them.
+        folder: The descriptor of a directory.
 
     Raises:
         OSError: It is missing, unreadable or not a regular file.
         ValueError: It cannot be the path of a file.
     """
-    descriptor = os.open(path, _FLAGS | flags)
+    descriptor = os.open(path, _FLAGS | flags, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
@@ -85,14 +93,31 @@ def find_under(real_root: str, names: list[str]) -> str:
     return path
 
 
-def open_real(path: str) -> tuple[FileIO, os.stat_result]:
-    """As :func:`open_regular`, for a path without symbolic links: what is opened has this very path.
+def open_real(real_root: str, path: str) -> tuple[FileIO, os.stat_result]:
+    """As :func:`open_regular`, for a path that :func:`find_under` has found.
+
+    Opened one name after the other, each in the directory that was opened before: no link is followed that was put
+    into the path meanwhile, and none that comes and goes.
 
     Raises:
-        OSError: As there; also if a link was put into the path meanwhile.
+        OSError: As there; also if there is such a link.
         ValueError: As there.
     """
-    file, status = open_regular(path, _NOFOLLOW)
+    if os.open not in os.supports_dir_fd:  # pragma: no cover - Windows
+        return _open_unmoved(path)
+    *folders, name = path.removeprefix(real_root).strip(os.sep).split(os.sep)
+    folder = os.open(real_root, _FOLDER)
+    try:
+        for below in folders:
+            outer, folder = folder, os.open(below, _FOLDER | _NOFOLLOW, dir_fd=folder)
+            os.close(outer)
+        return open_regular(name, _NOFOLLOW, folder)
+    finally:
+        os.close(folder)
+
+
+def _open_unmoved(path: str) -> tuple[FileIO, os.stat_result]:  # pragma: no cover - Windows
+    file, status = open_regular(path)
     try:
         if os.path.realpath(path) != path or not os.path.samestat(os.lstat(path), status):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)

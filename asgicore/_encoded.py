@@ -50,7 +50,7 @@ async def encode_whole(encoder: Encoder, body: bytes, loop_bytes: int) -> bytes:
 class StreamEncoding:
     """The encoding of one body that comes part by part."""
 
-    __slots__ = ("_codec", "_declared", "_encoder", "_level", "_size", "loop_bytes")
+    __slots__ = ("_codec", "_declared", "_encoder", "_level", "_size", "is_at_rest", "loop_bytes")
 
     def __init__(self, codec: Codec, level: int, loop_bytes: int, declared: int | None) -> None:
         self._codec = codec
@@ -60,6 +60,8 @@ class StreamEncoding:
         self._size = 0
         self.loop_bytes = loop_bytes
         """What may be encoded on the event loop at once."""
+        self.is_at_rest = False
+        """Whether all that came was encoded and sent."""
 
     def pieces(self, part: Any) -> Iterable[tuple[bytes, bool]]:
         """A part of the body as (piece, is_last) of bounded length; nothing of an empty one.
@@ -87,6 +89,13 @@ class StreamEncoding:
         if self._declared is not None and self._size < self._declared:
             raise ContentLengthError(self._declared, self._size)
         return self._open().finish()
+
+    def cut(self) -> bytes | None:
+        """As :meth:`StreamingResponse.cut`."""
+        if self._declared is not None:
+            return None
+        # Else a piece is lost, and what was sent is all that can be decoded.
+        return self._open().finish() if self.is_at_rest else b""
 
     def _open(self) -> Encoder:
         # Made when there is something to encode: it takes a megabyte, and the body may not be wanted.
@@ -119,11 +128,14 @@ class _EncodedParts:
             for piece, is_last in self._pieces:
                 if data := await self._encode(piece, is_last):
                     return data
+            self._encoding.is_at_rest = True
             try:
                 part = await anext(self._parts)
             except StopAsyncIteration:
+                self._encoding.is_at_rest = False
                 self._is_over = True
                 return self._encoding.finish()
+            self._encoding.is_at_rest = False
             self._pieces = iter(self._encoding.pieces(part))
         raise StopAsyncIteration
 
@@ -195,6 +207,9 @@ class _Derived(StreamingResponse):
     def kept_parts(self, threads: Threads, keep: Keep) -> AsyncIterator[Any]:
         # What is sent between the parts is not encoded, so that an encoded body has no room for it.
         return self._source.kept_parts(threads, keep) if self._encoding is None else self.parts(threads)
+
+    def cut(self) -> bytes | None:
+        return self._source.cut() if self._encoding is None else self._encoding.cut()
 
     async def aclose(self) -> None:
         await self._source.aclose()

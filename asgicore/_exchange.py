@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, cast
 from urllib.parse import quote
@@ -17,6 +18,10 @@ from ._writer import Writer
 from .types import Scope, Send
 
 _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
+
+
+is_head: Final[ContextVar[bool]] = ContextVar("asgicore_is_head", default=False)
+"""Whether the response that a hook sends is to a HEAD, which a writer around a ``send`` of its own cannot see."""
 
 
 class Cancellation(Protocol):

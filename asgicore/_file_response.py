@@ -61,7 +61,7 @@ class FileResponse(StreamingResponse):
     :exc:`ContentLengthError` if it gets shorter meanwhile, which aborts the response. What it grows by is not sent.
     """
 
-    __slots__ = ("_blocks", "_location", "_makes_etag", "_missing_is_404", "_names")
+    __slots__ = ("_blocks", "_is_prepared", "_location", "_makes_etag", "_missing_is_404", "_names")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class FileResponse(StreamingResponse):
         self._location = os.fsdecode(path)
         self._names: list[str] | None = None
         self._missing_is_404 = missing_is_404
+        self._is_prepared = False
         self._blocks = FileBlocks()
         self._set_content(self._blocks)
         self._extras: Extras | None = Extras(background)
@@ -158,8 +159,10 @@ class FileResponse(StreamingResponse):
             OSError: There is no such file to be sent.
             ResponseStateError: The response was sent before.
         """
-        if self._content is None:
+        # Not asked of the content, which a server that sends the file by itself leaves where it is.
+        if self._is_prepared or self._content is None:
             raise ResponseStateError("a file response can be sent once; build a new one for each request")
+        self._is_prepared = True
         return await in_file_thread(self._blocks.hold, self._fit, scope)
 
     def close_nowait(self) -> None:
@@ -187,7 +190,7 @@ class FileResponse(StreamingResponse):
                 self._blocks.file, status = open_regular(path)
             else:
                 path = find_under(root, self._names)
-                self._blocks.file, status = open_real(path)
+                self._blocks.file, status = open_real(root, path)
         except (OSError, ValueError) as exc:
             if is_missing(exc):
                 if self._missing_is_404:
@@ -205,7 +208,7 @@ class FileResponse(StreamingResponse):
         size = status.st_size
         method, fields = scope.get("method"), scope.get("headers") or ()
         if self.status_code == 200:
-            etag, modified, is_settled = self._add_validators(raw, status)
+            etag, modified, is_strong = self._add_validators(raw, status)
             if method in ("GET", "HEAD"):
                 verdict = evaluate(method, fields, etag, modified)
                 if verdict == 412:
@@ -218,15 +221,19 @@ class FileResponse(StreamingResponse):
                 method == "GET"
                 and find(fields, b"range") is not None
                 and find(raw, b"accept-ranges") == b"bytes"
-                and if_range_holds(fields, etag, modified if is_settled else None)
+                and if_range_holds(fields, etag, modified if is_strong else None)
             ):
                 parts = requested_ranges(fields, size)
+                if parts is not None and len(parts) > 1 and find(raw, b"content-encoding") is not None:
+                    parts = None  # what holds the parts is not encoded, and the field would say that it is
         return self._fill(self._choose(parts, size), scope)
 
     def _add_validators(self, raw: RawHeaders, status: os.stat_result) -> tuple[str | None, int | None, bool]:
-        """Add tag and date, where they are not set, and return both, and whether they will change with the file."""
+        """Add tag and date, where they are not set, and return both, and whether the date is a strong validator."""
         now = time()
         is_settled = now - status.st_mtime >= _SETTLED_SECONDS
+        # RFC 9110 section 8.8.1: what a compressed representation has, too, is weak.
+        is_strong = is_settled and not (self._extras is not None and self._extras.is_compressible)
         given = find(raw, b"etag")
         etag = None if given is None else given.decode("latin-1")
         if etag is None and self._makes_etag:
@@ -234,11 +241,11 @@ class FileResponse(StreamingResponse):
             raw.append((b"etag", etag.encode("ascii")))
         given = find(raw, b"last-modified")
         if given is not None:
-            return etag, parse_http_date(given), is_settled
+            return etag, parse_http_date(given), is_strong
         # RFC 9110 section 8.8.2.1: never later than the date of the answer.
         modified = min(status.st_mtime_ns // 10**9, int(now))
         raw.append((b"last-modified", build_http_date(modified).encode("ascii")))
-        return etag, modified, is_settled
+        return etag, modified, is_strong
 
     def _choose(self, parts: list[Part] | None, size: int) -> list[Segment]:
         """The pieces of the body, and the status and the fields that belong to them."""

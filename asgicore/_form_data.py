@@ -37,9 +37,10 @@ URLENCODED: Final = "application/x-www-form-urlencoded"
 SLICE_BYTES: Final = 2**20
 """Longest block that is parsed in one go: the search for a boundary in it takes 0.2 ms."""
 
-# What text may be encoded in, by the labels of the WHATWG encoding standard that are in use, and by their names here.
-# All have ASCII in them. Never looked up among Python's codecs: some take quadratic time, some are no text, and a
-# name that is unknown is kept there for ever.
+# What text may be encoded in, by the labels of the WHATWG encoding standard that are in use, and by their names here:
+# what it calls by an old name mostly has more in it than Python's codec of that name. All have ASCII in them. Never
+# looked up among Python's codecs: some take quadratic time, some are no text, and a name that is unknown is kept there
+# for ever.
 _CHARSETS: Final = {
     label: codec
     for codec, labels in {
@@ -52,11 +53,11 @@ _CHARSETS: Final = {
         "iso8859-15": "iso-8859-15 latin-9",
         "koi8-r": "koi8-r",
         "koi8-u": "koi8-u",
-        "shift_jis": "shift_jis shift-jis sjis",
+        "cp932": "shift_jis shift-jis sjis windows-31j ms_kanji x-sjis",
         "euc_jp": "euc-jp",
         "gb18030": "gb18030 gbk gb2312",
-        "big5": "big5",
-        "euc_kr": "euc-kr",
+        "big5hkscs": "big5 big5-hkscs",
+        "cp949": "euc-kr ks_c_5601-1987 windows-949",
     }.items()
     for label in labels.split()
 }

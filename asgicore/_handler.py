@@ -17,20 +17,22 @@ The names of the hooks are those of Django's ``ASGIHandler``, freed from Django.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
 from inspect import isawaitable
 from tempfile import SpooledTemporaryFile
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
-from anyio import CancelScope, Event, move_on_after
+from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._body import Body
 from ._callables import is_async_callable
 from ._compression import Compression
-from ._exchange import Cancellation, Exchange
+from ._exchange import Cancellation, Exchange, is_head
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
@@ -38,12 +40,29 @@ from ._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scop
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Background, Response
+from ._stepped import SteppedListener
 from ._streaming_response import StreamingResponse
 from ._target import check_target
 from ._threads import Threads
-from ._watch import Listener, log_cut, resume, run_shielded, start_listener, timed
+from ._watch import (
+    Listener,
+    is_cancelled,
+    log_cut,
+    resume,
+    run_shielded,
+    running_asyncio_task,
+    start_listener,
+    timed,
+)
 from ._writer import DONE, TRAILING, Writer, limit_send, slice_bytes
-from .errors import ClientDisconnectedError, HTTPError, RequestError, ResponseStateError, ServerProtocolError
+from .errors import (
+    ClientDisconnectedError,
+    HTTPError,
+    RequestError,
+    ResponseStateError,
+    ServerProtocolError,
+    UsageError,
+)
 from .limits import DEFAULT_LIMITS, Limits
 from .types import RawHeaders, Receive, Scope, Send
 
@@ -67,6 +86,16 @@ def _of_the_client(exc: Exception) -> Exception:
         while isinstance(error, ExceptionGroup):
             error = cast("Any", error).exceptions[0]
     return cast("Exception", error)
+
+
+def _of_the_iterator(cancelled: BaseException) -> UsageError:
+    """The error in place of a cancellation that nobody outside of a stream has asked for."""
+    error = UsageError(
+        "a cancel scope or task group that the iterator holds across its yield was cancelled while a part was being "
+        "sent; put it around what the iterator waits for, between two parts"
+    )
+    error.__cause__ = cancelled
+    return error
 
 
 def _closing() -> HTTPError:
@@ -278,6 +307,10 @@ class Handler:
             try:
                 if exchange.listener is not None:
                     await self._dismiss(exchange, exchange.listener)
+            except GeneratorExit:
+                exchange.is_dropped = True
+                self._drop(exchange)
+                raise
             finally:
                 if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
                     await self._close(exchange)
@@ -307,9 +340,15 @@ class Handler:
     def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
         self._waiting.add(exchange)
-        exchange.listener = start_listener(
-            self._listen(exchange) if self._listens_itself else exchange.body.watch(exchange.leave)
-        )
+        body = exchange.body
+        # Before the body is here, the listener waits for other things than receive().
+        task = running_asyncio_task() if body.is_settled and not self._listens_itself else None
+        if task is not None:
+            exchange.listener = SteppedListener(task, body.watch(), exchange.leave)
+        else:
+            exchange.listener = start_listener(
+                self._listen(exchange) if self._listens_itself else body.watch(exchange.leave)
+            )
         if exchange.keep_alive is not None:
             exchange.keep_alive.attend()
 
@@ -350,7 +389,7 @@ class Handler:
             return  # the endpoint swallowed the cancellation; nobody is there to answer
         try:
             if self._sends_itself:
-                await self._deliver(response, exchange)
+                await self._hand_over(response, exchange)
                 if not exchange.is_done:
                     raise ResponseStateError("send_response returned before the final message was sent")
             elif (
@@ -367,7 +406,16 @@ class Handler:
             if exchange.is_started:
                 raise
             response = await self._fit(exchange, self._answer(exchange, exc))
+            await self._hand_over(response, exchange)
+
+    async def _hand_over(self, response: Response, exchange: Exchange) -> None:
+        """Have the hook send the response."""
+        token = is_head.set(exchange.scope.get("method") == "HEAD")
+        try:
             await self._deliver(response, exchange)
+        finally:
+            with suppress(ValueError):  # another context: the loop has given the request up
+                is_head.reset(token)
 
     async def _prepare(self, exchange: Exchange, response: Response) -> Response:
         """Fit the response to the request."""
@@ -376,6 +424,8 @@ class Handler:
         scope = request.scope if isinstance(request, Request) else exchange.scope
         prepared = response
         if response._extras is not None:
+            if self._compression is not None:
+                response._extras.is_compressible = self._compression.concerns(response)
             prepared = await response.prepare(scope)
             if prepared is not response:
                 if not isinstance(cast("object", prepared), Response):
@@ -410,28 +460,40 @@ class Handler:
     async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
         """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
         failure: BaseException | None = None
-        with ShieldAround() as shield:
-            try:
-                await exchange.send_stream(
-                    response.status_code,
-                    headers,
-                    response.kept_parts(self.threads, exchange.keep),
-                    self.chunk_bytes,
-                    cuts_all=self._cuts_itself,
-                )
-            except GeneratorExit:
-                raise
-            except BaseException as exc:
-                failure = exc
-            exchange.keep_alive = None
-            if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
-                exchange.forget(response)
-                shield.entered_since = exchange.cancel_scope
-                close = self._close_one(exchange, response.aclose)
-                await run_shielded(close, self.limits.close_timeout_seconds, shield)
+        shield = ShieldAround()
+        try:
+            with shield:
+                try:
+                    await exchange.send_stream(
+                        response.status_code,
+                        headers,
+                        response.kept_parts(self.threads, exchange.keep),
+                        self.chunk_bytes,
+                        cuts_all=self._cuts_itself,
+                    )
+                except GeneratorExit:
+                    raise
+                except BaseException as exc:
+                    failure = exc
+                exchange.keep_alive = None
+                if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
+                    exchange.forget(response)
+                    shield.entered_since = exchange.cancel_scope
+                    close = self._close_one(exchange, response.aclose)
+                    try:
+                        await run_shielded(close, self.limits.close_timeout_seconds, shield)
+                    except GeneratorExit:
+                        response.close_nowait()
+                        raise
+        except asyncio.CancelledError as exc:  # held back
+            comes_first = failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc)
+            failure = exc if comes_first else failure
         if shield.is_cut:
             log_cut(self.limits.close_timeout_seconds)
         if failure is not None:
+            if isinstance(failure, get_cancelled_exc_class()) and not is_cancelled(failure):
+                # Let out, it would end a server on trio, and pass in silence on asyncio.
+                failure = _of_the_iterator(failure)
             try:
                 raise failure
             finally:
@@ -463,8 +525,10 @@ class Handler:
 
     async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""
-        if exchange.is_open:
-            await exchange({"type": "http.response.body", "body": b"", "more_body": False})
+        response = exchange.response
+        rest = response.cut() if isinstance(response, StreamingResponse) else b""
+        if exchange.is_open and rest is not None:
+            await exchange({"type": "http.response.body", "body": rest, "more_body": False})
         if exchange.state is TRAILING:
             await exchange({"type": TRAILERS, "headers": [], "more_trailers": False})
         elif not exchange.is_started:
@@ -486,6 +550,9 @@ class Handler:
         for close in (*(response.aclose for response in exchange.unclosed), *self._enders(exchange)):
             try:
                 await run_shielded(self._close_one(exchange, close), self.limits.close_timeout_seconds)
+            except GeneratorExit:
+                self._drop(exchange)
+                raise
             except BaseException as exc:
                 interrupted = exc  # a cancellation that was held back: first the rest is closed
         exchange.body.close_nowait()
@@ -531,7 +598,8 @@ class Handler:
 
         Those that end by themselves within ``grace_seconds`` do. Of the others, a stream is cancelled and ended
         with a final message, an endpoint that has not answered is cancelled and answered with 503, and a
-        response of declared length is aborted. With ``on_disconnect="notify"`` nothing is cancelled.
+        response of declared length, compressed or not, is aborted. With ``on_disconnect="notify"`` nothing is
+        cancelled.
         """
         with move_on_after(grace_seconds):
             while self._waiting:
@@ -647,7 +715,8 @@ class Handler:
             response: What the endpoint returned.
             send: Takes the messages of the response and checks them.
         """
-        await self._sending(response, send if isinstance(send, Writer) else Writer(send, False, self.chunk_size))
+        writer = send if isinstance(send, Writer) else Writer(send, is_head.get(), self.chunk_size)
+        await self._sending(response, writer)
 
     def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
         extras = response._extras

@@ -61,7 +61,7 @@ class Extras:
         TypeError: It is no callable.
     """
 
-    __slots__ = ("background", "debug_info", "is_conditional", "trailers")
+    __slots__ = ("background", "debug_info", "is_compressible", "is_conditional", "trailers")
 
     def __init__(self, background: Background | None = None) -> None:
         if background is not None:
@@ -69,6 +69,8 @@ class Extras:
         self.background = background
         self.debug_info: Mapping[str, Any] | None = None
         self.trailers: Trailers | None = None
+        self.is_compressible = False
+        """Whether clients get it compressed that want it so: then its date is that of two representations."""
         self.is_conditional = False
         """Whether the application has set a validator, against which the preconditions of requests are held."""
 

@@ -118,6 +118,10 @@ class StreamingResponse(Response):
             return aiter(content)
         return Pump(threads, partial(iterate, content))
 
+    def cut(self) -> bytes | None:
+        """What is sent last where the stream is cut short; ``None`` if it must not look as if it had ended."""
+        return b""
+
     async def aclose(self) -> None:
         """Close the iterator (or the iterable, if it never began) by its own ``aclose``, if it has one."""
         if self._iterator is None and isinstance(self._content, Iterable):

@@ -62,7 +62,8 @@ def address(value: Any) -> tuple[str, int | None] | None:
     Returns:
         ``None`` if the entry is missing or cannot be read; the port is ``None`` for a unix socket.
     """
-    if isinstance(value, (str, bytes, Mapping)) or not value:
+    # A tuple, mostly; to ask the base class takes longer than all else here.
+    if not value or (value.__class__ is not tuple and isinstance(value, (str, bytes, Mapping))):
         return None
     try:
         host, port = value

@@ -16,10 +16,11 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
+from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from anyio import CancelScope, move_on_after
+from anyio import CancelScope, current_effective_deadline, move_on_after
 
 T = TypeVar("T")
 
@@ -153,9 +154,16 @@ class AsyncioListener:
         try:
             # One turn of the loop, unless receive() awaits something in a cleanup of its own.
             await asyncio.sleep(0)
-        finally:
-            if not task.done():
-                await run_shielded(self._wait(), None)
+        except GeneratorExit:
+            raise  # nothing can be awaited any more
+        except BaseException:
+            await self._settle()
+            raise
+        await self._settle()
+
+    async def _settle(self) -> None:
+        if not self._task.done():
+            await run_shielded(self._wait(), None)
 
     async def _wait(self) -> None:
         await asyncio.wait((self._task,), timeout=_STOP_SECONDS)
@@ -288,17 +296,33 @@ def is_held_back(error: BaseException | None) -> bool:
     return getattr(error, "is_held_back", False)
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Whether a cancellation that arrived comes from outside: from a scope that the task is in still, or natively."""
+    task = running_asyncio_task()
+    return (
+        (task is not None and task.cancelling() > 0)
+        or getattr(error, "is_native", False)
+        or current_effective_deadline() == -inf
+    )
+
+
+# What anyio says when a scope cancels a task; another text is taken for that of a native cancellation.
+_OF_A_SCOPE: Final = "Cancelled via cancel scope "
+
+
 class _Guard(asyncio.Future[None]):
     """What the task waits for in place of the cleanup's own future."""
 
     mark: object = None
     refused: bool = False
+    refused_native: bool = False
     task: asyncio.Task[Any]
 
     def cancel(self, msg: Any | None = None) -> bool:
         if _cleanup.get() is self.mark:
             return super().cancel(msg)
         self.refused = True
+        self.refused_native = self.refused_native or not str(msg).startswith(_OF_A_SCOPE)
         # As if it had not been asked for yet: a timeout inside of the cleanup counts the requests.
         self.task.uncancel()
         return True
@@ -311,7 +335,7 @@ class _Guard(asyncio.Future[None]):
 @types.coroutine
 def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, None]:
     loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
-    refused = False
+    refused = refused_native = False
     step: Callable[[Any], Any] = coro.send
     argument: Any = None
     try:
@@ -336,8 +360,10 @@ def _hold(coro: Coroutine[Any, Any, None], mark: object) -> Generator[Any, Any, 
                     waited.cancel()
                 step, argument = coro.throw, exc
             refused = refused or guard.refused
+            refused_native = refused_native or guard.refused_native
     except StopIteration:
         if refused:
             cancelled: Any = asyncio.CancelledError()
             cancelled.is_held_back = True
+            cancelled.is_native = refused_native
             raise cancelled from None

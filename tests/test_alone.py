@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, living_tasks, spawned, turn
+from faults import Server, check_messages, garbage_of, living_tasks, spawned, turn
 
 from asgicore import (
     BodyConsumedError,
@@ -118,6 +119,52 @@ async def test_response_that_never_waits_starts_no_task() -> None:
     with spawned() as names:
         await Response(b"a")(http_scope(), Server().receive, Server().send)
     assert names == []
+
+
+class KnowingItsScope(Channel):
+    """A channel like those of servers, whose ``receive`` is a method of what knows the scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scope = http_scope()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_response_called_leaves_nothing_to_the_collector(reads: bool) -> None:
+    """What is noted in the scope of the server makes no cycle with it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if reads:
+            await Request(scope, receive).body()
+        await Response("text")(scope, receive, send)
+
+    gc.collect()
+    gc.disable()
+    try:
+        server = KnowingItsScope()
+        await app(server.scope, server.receive, server.send)
+        assert server.body == b"text"
+        del server
+        assert garbage_of("asgicore._channel", __name__) == []
+    finally:
+        gc.enable()
+
+
+async def test_response_called_with_a_receive_that_takes_no_weak_reference_answers() -> None:
+    """It is still known again: a second reader of the channel is refused."""
+
+    class Receive:
+        __slots__ = ()
+
+        async def __call__(self) -> Message:
+            return EMPTY
+
+    receive, scope, server = Receive(), http_scope(), Channel()
+    assert await Request(scope, receive).body() == b""
+    with pytest.raises(BodyConsumedError):
+        await Request(scope, receive).body()
+    await Response("text")(scope, receive, server.send)
+    assert server.body == b"text"
 
 
 async def test_response_called_with_an_upload_that_nobody_reads_answers() -> None:

@@ -731,6 +731,64 @@ async def test_cleanup_dropped_by_the_loop_closes_the_file(on_disconnect: Any) -
     assert living_tasks() == before
 
 
+@types.coroutine
+def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
+    """Throw ``coro`` away where it waits for the ``number``-th time; returns whether it got there."""
+    try:
+        yielded = coro.send(None)
+        for _ in range(number - 1):
+            yielded = coro.send((yield yielded))
+    except StopIteration:
+        return False
+    coro.close()
+    return True
+
+
+@on_asyncio
+@pytest.mark.parametrize("body", ["spool", "stream"])
+async def test_request_dropped_while_its_listener_cleans_up_leaves_no_task(body: Any) -> None:
+    """Wherever that is, nothing is awaited any more, and what receives ends by itself."""
+    closed: list[str] = []
+
+    class Closing(Response):
+        async def aclose(self) -> None:
+            closed.append("with time")
+
+        def close_nowait(self) -> None:
+            closed.append("at once")
+
+    async def endpoint(request: Request) -> Response:
+        await checkpoint()
+        await checkpoint()
+        return Closing("answer")
+
+    before = living_tasks()
+    number, is_under_way = 0, True
+    while is_under_way:
+        number += 1
+        messages = iter([{"type": "http.request", "body": b"data", "more_body": body == "stream"}])
+
+        async def receive(messages: Iterator[Message] = messages) -> Message:
+            for message in messages:
+                return message
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await turn(3)
+            raise AssertionError("not reached")
+
+        async def send(_: Message) -> None:
+            """Take it at once."""
+
+        with anyio.fail_after(5):
+            is_under_way = await dropped_at(Handler(endpoint, body=body)(http_scope(), receive, send), number)
+        await turn(10)
+        assert living_tasks() == before
+    assert "at once" in closed
+    assert closed[-1] == "with time"
+
+
 class Slow:
     """An iterator whose closing takes some turns."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from faults import check_messages
 
 from asgicore import (
     Compression,
+    FileResponse,
     Handler,
     HTMLResponse,
     HTTPError,
@@ -39,7 +42,11 @@ def answer(channel: Channel) -> dict[bytes, bytes]:
 
 
 async def serve(
-    make: Make, accepted: bytes | None = b"gzip", compression: Compression = GZIP, method: str = "GET", **more: Any
+    make: Make,
+    accepted: bytes | None = b"gzip",
+    compression: Compression | None = GZIP,
+    method: str = "GET",
+    **more: Any,
 ) -> Channel:
     """One request, whose messages are legal; ``headers`` are further fields."""
 
@@ -422,6 +429,66 @@ async def test_304_of_an_endpoint_varies() -> None:
     """Nobody knows what it stands for; RFC 9110 section 15.4.5 wants what the 200 would have."""
     channel = await serve(lambda: Response(b"", 304, {"etag": '"1"'}), headers=[(b"if-none-match", b'W/"1"')])
     assert answer(channel) == {b"etag": b'W/"1"', b"vary": b"accept-encoding"}
+
+
+DATE = b"Sun, 09 Sep 2001 01:46:40 GMT"
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A file that is compressed, last changed at :data:`DATE`."""
+    path = tmp_path / "page.txt"
+    path.write_bytes(TEXT)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    return path
+
+
+@pytest.mark.parametrize("accepted", [b"gzip", None])
+@pytest.mark.parametrize("range_", [b"bytes=0-9", b"bytes=100-", b"bytes=0-9,20-29"])
+async def test_part_of_a_file_varies_as_the_whole_does(page: Path, range_: bytes, accepted: bytes | None) -> None:
+    """RFC 9110 section 15.3.7; a part itself is not encoded."""
+    channel = await serve(lambda: FileResponse(page), accepted, headers=[(b"range", range_)])
+    assert channel.status == 206
+    assert answer(channel)[b"vary"] == b"accept-encoding"
+    assert b"content-encoding" not in answer(channel)
+    assert TEXT[:10] in channel.body or channel.body == TEXT[100:]
+
+
+async def test_part_of_what_is_not_compressed_does_not_vary(page: Path) -> None:
+    """A file of another type, and a part that an endpoint made itself."""
+    for make in (
+        lambda: FileResponse(page, content_type="image/png"),
+        lambda: Response(TEXT[:10], 206, {"content-range": "bytes 0-9/4300"}, "text/plain", background=lambda: None),
+        lambda: Response(TEXT[:10], 206, {"content-range": "bytes 0-9/4300"}, "text/plain"),
+    ):
+        channel = await serve(make, headers=[(b"range", b"bytes=0-9")])
+        assert (channel.status, b"vary" in answer(channel)) == (206, False)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "compression", "status"),
+    [("text/plain", GZIP, 200), ("image/png", GZIP, 206), ("text/plain", None, 206)],
+)
+async def test_part_is_not_joined_by_a_date_that_the_compressed_file_has_too(
+    page: Path, content_type: str, compression: Any, status: int
+) -> None:
+    """RFC 9110 sections 8.8.1 and 13.1.5: who has the beginning of the one would get the end of the other."""
+
+    def make() -> Response:
+        return FileResponse(page, content_type=content_type)
+
+    assert answer(await serve(make, compression=compression))[b"last-modified"] == DATE
+    condition = [(b"range", b"bytes=100-"), (b"if-range", DATE)]
+    assert (await serve(make, compression=compression, headers=condition)).status == status
+
+
+async def test_part_is_joined_by_the_tag_of_what_is_not_encoded(page: Path) -> None:
+    """The encoded one has a weak tag, which never joins."""
+    tags = [answer(await serve(lambda: FileResponse(page), accepted))[b"etag"] for accepted in (None, b"gzip")]
+    assert tags[1] == b"W/" + tags[0]
+    for tag, status in zip(tags, (206, 200), strict=True):
+        condition = [(b"range", b"bytes=100-"), (b"if-range", tag)]
+        assert (await serve(lambda: FileResponse(page), headers=condition)).status == status
 
 
 # --- HEAD ------------------------------------------------------------------------------------------------

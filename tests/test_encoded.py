@@ -26,6 +26,7 @@ from asgicore import (
     Limits,
     Request,
     Response,
+    ResponseStateError,
     StreamingResponse,
     Threads,
     ThreadsBusyError,
@@ -609,6 +610,75 @@ async def test_context_variable_set_across_a_yield_is_reset_with_its_token() -> 
     assert seen == [1, 1]
 
 
+# --- a handler that is closed ----------------------------------------------------------------------------
+
+
+async def closed_within(response: Response, blocks_at: int | None = None) -> tuple[Channel, list[Exception]]:
+    """What was sent of a stream by the time that its handler was closed, while a send or the stream itself waited."""
+    raised: list[Exception] = []
+    blocked: list[bool] = []
+
+    async def on_send(index: int, _: Message) -> None:
+        if index == blocks_at and not blocked:
+            blocked.append(True)
+            await anyio.sleep_forever()
+
+    handler = handler_of(response)
+    channel = Channel(on_send=on_send)
+
+    async def run() -> None:
+        try:
+            await handler(http_scope(headers=WANTED), channel.receive, channel.send)
+        except Exception as exc:
+            raised.append(exc)
+
+    with anyio.fail_after(SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            await anyio.wait_all_tasks_blocked()
+            await handler.aclose(grace_seconds=0)
+    return channel, raised
+
+
+async def parts_that_stop() -> AsyncIterator[bytes]:
+    yield b"first"
+    yield b"second"
+    await anyio.sleep_forever()
+
+
+async def test_encoded_stream_that_is_cut_short_has_the_end_of_its_encoding() -> None:
+    """As one that is not encoded is ended: what came before can be read without an error."""
+    channel, raised = await closed_within(stream(parts_that_stop()))
+    check_messages(channel.sent, complete=True)
+    assert zlib.decompress(channel.body, 31) == b"firstsecond"
+    assert not raised
+
+
+async def test_encoded_stream_that_is_cut_within_a_part_ends_without_it() -> None:
+    """What was not taken cannot be followed by an end that counts it."""
+    channel, raised = await closed_within(stream(parts_that_stop()), blocks_at=2)
+    check_messages(channel.sent, complete=True)
+    assert new_decoder("gzip")(channel.body) == b"first"
+    assert not raised
+
+
+async def test_encoded_stream_of_declared_length_that_is_cut_short_is_aborted() -> None:
+    """Though no length goes out, an end would say that it is whole."""
+    channel, raised = await closed_within(stream(parts_that_stop(), headers={"content-length": "5000"}))
+    check_messages(channel.sent, complete=False)
+    assert [type(exc) for exc in raised] == [ResponseStateError]
+
+
+async def test_stream_with_other_fields_that_is_cut_short_is_ended() -> None:
+    """It is made from another one, and its content is as it was."""
+    content = stream(parts_that_stop())
+    content.set_etag("1")
+    derived = _encoded.derive(content, [])
+    assert isinstance(derived, StreamingResponse)
+    assert derived.cut() == b""
+    await derived.aclose()
+
+
 # --- files -----------------------------------------------------------------------------------------------
 
 
@@ -643,3 +713,25 @@ async def test_file_that_is_compressed_is_streamed() -> None:
         handler_of(lambda: of_a_file(content_type="text/plain"), compression), headers=WANTED, extensions=SERVER_SENDS
     )
     assert decode("gzip", channel.body) == b"by the application"
+
+
+async def test_stream_that_is_not_encoded_goes_through_a_send_of_a_hook() -> None:
+    """A hook that sends by itself gets the parts of what only might have been encoded."""
+
+    class Counting(Handler):
+        sent = 0
+
+        async def send_response(self, response: Response, send: Any) -> None:
+            async def counted(message: Any) -> None:
+                self.sent += 1
+                await send(message)
+
+            await super().send_response(response, counted)
+
+    async def endpoint(request: Request) -> Response:
+        return stream(["one", "two"])
+
+    handler = Counting(endpoint, compression=GZIP)
+    channel = await call(handler, headers=[(b"accept-encoding", b"identity")])
+    assert channel.body == b"onetwo"
+    assert handler.sent == len(channel.sent) == 4

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from email.policy import HTTP
+from functools import partial
 from gzip import decompress
 from pathlib import Path
 from time import thread_time, time
@@ -40,8 +41,10 @@ from asgicore import (
     Request,
     Response,
     ResponseStateError,
+    Threads,
     UsageError,
     _file_response,
+    _spool,
 )
 
 module: Any = _file_response
@@ -349,6 +352,17 @@ async def test_file_response_that_is_sent_twice_raises(path: Path) -> None:
         await call(response)
 
 
+@pytest.mark.parametrize("names", [[], ["pathsend"], ["zerocopysend"]])
+async def test_file_response_that_is_prepared_cannot_be_prepared_again(path: Path, names: list[str]) -> None:
+    """Neither while it is being sent: the answer to another request would be made of the fields of this one."""
+    scope = http_scope(extensions={f"http.response.{name}": {} for name in names})
+    response = FileResponse(path)
+    await response.prepare(scope)
+    with pytest.raises(ResponseStateError, match="once"):
+        await response.prepare(scope)
+    await response.aclose()
+
+
 async def test_body_without_the_engine_raises(path: Path) -> None:
     """Nobody has opened the file."""
     response = FileResponse(path)
@@ -469,6 +483,17 @@ async def test_several_ranges_are_told_apart_by_a_boundary(path: Path) -> None:
         assert b"\r\n\r\n" + CONTENT[start:stop] + b"\r\n--" in channel.body
     other = field(await get(path, (b"range", b"bytes=0-99,-100")), b"content-type")
     assert other != kind, "a boundary that nobody knows before"
+
+
+@pytest.mark.parametrize(
+    ("range_", "status"), [(b"bytes=0-4", 206), (b"bytes=0-4,4-9", 206), (b"bytes=0-4,10-14", 200)]
+)
+async def test_several_ranges_of_an_encoded_file_are_the_whole_file(path: Path, range_: bytes, status: int) -> None:
+    """The field content-encoding would say of the multipart body what is true of its parts alone."""
+    channel = await get(path, (b"range", range_), headers={"content-encoding": "gzip"})
+    assert (channel.status, field(channel, b"content-encoding")) == (status, b"gzip")
+    assert field(channel, b"content-type") == b"application/octet-stream"
+    assert status == 206 or channel.body == CONTENT
 
 
 async def test_several_large_ranges_arrive_in_their_order(big: Path) -> None:
@@ -839,6 +864,50 @@ async def test_link_that_is_put_in_between_is_not_followed(
     assert (await under(root, "sub/b.txt")).status == 404
 
 
+@needs_links
+async def test_link_that_comes_and_goes_is_not_followed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at the path sees a directory, whoever opens it would be led out: no look tells what was opened."""
+    (root.parent / "rootless" / "b.txt").write_text("secret")
+    (root / "link").symlink_to(root.parent / "rootless")
+    realpath: Any = os.path.realpath
+
+    def swap() -> None:
+        (root / "sub").rename(root / "was")
+        (root / "link").rename(root / "sub")
+        (root / "was").rename(root / "link")
+
+    def realpath_between(*args: Any, **kwargs: Any) -> str:
+        if (root / "sub").is_symlink():
+            swap()
+        found: str = realpath(*args, **kwargs)
+        swap()
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", realpath_between)
+    channel = await under(str(root), "sub/b.txt")
+    assert (channel.status, b"secret" in channel.body) == (404, False)
+
+
+@needs_links
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="needs directories that can be passed without being read")
+async def test_directory_that_may_be_passed_and_not_listed_is_passed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by its path: a directory on the way is not opened for reading."""
+    flags = []
+    open_ = os.open
+
+    def noted(path: Any, flag: int, *args: Any, **kwargs: Any) -> int:
+        if flag & os.O_DIRECTORY:
+            flags.append(flag & os.O_PATH)
+        return open_(path, flag, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", noted)
+    monkeypatch.setattr(os, "supports_dir_fd", {noted})
+    assert (await under(root, "sub/b.txt")).body == b"b"
+    assert flags == [os.O_PATH, os.O_PATH]
+
+
 # --- files that change, clients that leave ---------------------------------------------------------------
 
 
@@ -1010,6 +1079,73 @@ async def test_request_that_the_loop_throws_away_closes_the_file(big: Path, at: 
     channel = Channel(on_send=on_send)
     with anyio.fail_after(5):
         await dropped_when(serve(big)(http_scope(), channel.receive, channel.send), lambda: bool(waits))
+
+
+@types.coroutine
+def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
+    """Throw ``coro`` away where it waits for the ``number``-th time; returns whether it got there."""
+    try:
+        yielded = coro.send(None)
+        for _ in range(number - 1):
+            yielded = coro.send((yield yielded))
+    except StopIteration:
+        return False
+    coro.close()
+    return True
+
+
+@on_asyncio
+@pytest.mark.parametrize("names", [[], ["pathsend"], ["zerocopysend"]])
+@pytest.mark.parametrize("fields", [[], [(b"accept-encoding", b"gzip")], [(b"if-none-match", b"*")]])
+async def test_request_that_is_thrown_away_wherever_it_waits_closes_the_file(
+    big: Path, names: list[str], fields: list[tuple[bytes, bytes]]
+) -> None:
+    """Also where it has been answered and cleans up: nothing is awaited then."""
+
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(big, content_type="text/plain")
+
+    app = Handler(endpoint, compression=Compression(encodings=["gzip"]))
+    scope = http_scope(headers=fields, extensions={f"http.response.{name}": {} for name in names})
+    number = 0
+    is_under_way = True
+    with anyio.fail_after(20):
+        while is_under_way:
+            number += 1
+            channel = Channel(suspend=number % 2 == 0)
+            is_under_way = await dropped_at(app(scope, channel.receive, channel.send), number)
+            while open_below(big.parent):  # until the thread that is at the file is done
+                await anyio.lowlevel.checkpoint()
+    # What is answered by 304 may find its thread done at once.
+    assert number > (0 if (b"if-none-match", b"*") in fields else 2)
+
+
+@on_asyncio
+async def test_request_that_is_thrown_away_while_no_thread_is_free_closes_the_file(
+    big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The closing that waits for a thread never runs."""
+    threads = Threads(1)
+    monkeypatch.setattr(_spool, "_files", threads)
+    leave = threading.Event()
+    busy: list[Any] = []
+
+    async def on_send(index: int, _: Any) -> None:
+        if index == 1:
+            busy.append(threads.start(leave.wait))
+            raise ConnectionResetError
+
+    for names in ([], ["zerocopysend"]):
+        channel = Channel(on_send=on_send)
+        scope = http_scope(extensions={f"http.response.{name}": {} for name in names})
+        is_time = partial(getattr, threads, "waiting")
+        with anyio.fail_after(5):
+            await dropped_when(serve(big)(scope, channel.receive, channel.send), is_time)
+        assert open_below(big.parent) == []
+        leave.set()
+        await busy.pop().wait()
+        leave.clear()
+    await threads.aclose()
 
 
 @on_asyncio

@@ -14,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from clocks import turn_time
 from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, living_tasks, spawned, turn
+from faults import Server, check_messages, living_tasks, on_trio, spawned, turn
 
 import asgicore._watch
 from asgicore import (
@@ -424,18 +424,34 @@ async def test_handler_endpoint_never_suspends_creates_no_task(mode: Any, on_dis
         assert living_tasks() == before
 
 
-async def test_handler_endpoint_that_waits_has_one_listener() -> None:
-    """An endpoint that waits gets one task beside it, which is gone when the application returns."""
+@pytest.mark.parametrize("has_scope", [False, True])
+async def test_handler_endpoint_that_waits_has_one_listener(has_scope: bool) -> None:
+    """An endpoint that waits has one task beside it at most, which is gone when the application returns.
+
+    On asyncio it has none where ``receive`` waits for a future and has nothing to do with the task it is called in.
+    """
 
     async def endpoint(request: Request) -> Response:
         await turn(3)
+        beside.append(living_tasks() - before)
         return Response()
 
+    async def receive() -> Message:
+        if has_scope:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await turn()
+            with anyio.fail_after(5):
+                return await channel.receive()
+        return await channel.receive()
+
     before = living_tasks()
+    beside: list[int] = []
     channel = Channel()
     with spawned() as names:
-        await Handler(endpoint)(http_scope(), channel.receive, channel.send)
-    assert len(names) == 1
+        await Handler(endpoint)(http_scope(), receive, channel.send)
+    assert beside == [1 if has_scope or on_trio() else 0]
+    assert len(names) == (1 if on_trio() else 0)
     assert living_tasks() == before
 
 

@@ -334,6 +334,38 @@ async def test_send_response_overridden_wraps_the_messages() -> None:
     check_messages(head.sent, method="HEAD", complete=True)
 
 
+async def test_send_response_overridden_asks_no_body_of_a_stream_for_head() -> None:
+    """The writer around a send of one's own does not see the request, and is told: for this response alone."""
+
+    class Wrapping(Handler):
+        async def send_response(self, response: Response, send: Send) -> None:
+            async def wrapped(message: Any) -> None:
+                await send(message)
+
+            await super().send_response(response, wrapped)
+
+    seen: list[str] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        seen.append("asked for")
+        yield b"part"
+
+    async def endpoint(request: Request) -> Response:
+        if request.path == "/declared":
+            return Response(b"", headers={"content-length": "5"})
+        if request.path == "/within":
+            inner = await call(Wrapping(endpoint), method="GET")
+            return Response(inner.body)
+        return StreamingResponse(parts())
+
+    head = await call(Wrapping(endpoint), method="HEAD")
+    check_messages(head.sent, method="HEAD", complete=True)
+    assert (len(head.sent), seen) == (2, [])
+    assert (await call(Wrapping(endpoint), method="HEAD", path="/declared")).headers == [(b"content-length", b"5")]
+    assert (await call(Wrapping(endpoint), method="HEAD", path="/within")).headers == [(b"content-length", b"4")]
+    assert (await call(Wrapping(endpoint))).body == b"part"
+
+
 async def test_send_response_overridden_cannot_break_the_grammar(caplog: pytest.LogCaptureFixture) -> None:
     """Illegal messages of a send_response() of one's own are refused before they leave."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from urllib.parse import quote
+from time import thread_time
+from urllib.parse import quote, unquote
 
 import pytest
 from faults import linear_time
@@ -11,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import MultiDictProxy
 
-from asgicore import MalformedRequestError
-from asgicore._params import parse_query
+from asgicore import MalformedRequestError, _params
+from asgicore._params import parse_fields, parse_query
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,54 @@ def test_query_of_hostile_value_takes_linear_time(unit: bytes) -> None:
     raw = unit * (2**20 // len(unit))
     with linear_time():
         parse_query(raw, 1000)
+
+
+def longest_step(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The longest time between two moments at which another thread may have the interpreter, as far as escapes go."""
+    longest = 0.0
+    unescape = _params._unescape
+
+    def timed(piece: bytes) -> bytes:
+        nonlocal longest
+        began = thread_time()
+        try:
+            return unescape(piece)
+        finally:
+            longest = max(longest, thread_time() - began)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_params, "_unescape", timed)
+        parse_fields(raw)
+    return longest
+
+
+@pytest.mark.parametrize("unit", [b"%", b"x%", b"%4", b"%41", b"%ff", b"\\%41", "%41é".encode()])
+def test_query_of_hostile_value_comes_in_short_steps(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest query takes less than 5 ms; a form of megabytes, in a worker thread, holds up nobody for longer."""
+    raw = unit * (2**16 // len(unit))
+    times: list[float] = []
+    for _ in range(5):
+        began = thread_time()
+        parse_query(raw, 1000)
+        times.append(thread_time() - began)
+    assert min(times) < 0.005
+    assert min(longest_step(raw * 16, monkeypatch) for _ in range(5)) < 0.005
+
+
+pieces = st.sampled_from([b"%", b"%4", b"%41", b"%e2", b"%82", b"%AC", b"%g1", b"%0", b"%5c", b"\\", b"x", b"N", b"\n"])
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(pieces, max_size=20).map(b"".join), st.sampled_from(["utf-8", "gb18030", "cp1252"]), st.integers(3, 9))
+@example(b"%e2%82%ac", "utf-8", 4)
+@example(b"xx%41", "utf-8", 3)
+def test_escapes_are_decoded_as_the_standard_library_does_wherever_they_are_cut(
+    raw: bytes, encoding: str, size: int
+) -> None:
+    """What is long is decoded piece by piece, and no escape or character is torn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_params, "_SLICE_BYTES", size)
+        assert parse_fields(b"a=" + raw, encoding)["a"] == unquote(raw.decode(encoding), encoding)
 
 
 @settings(deadline=None, max_examples=500)

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 from fakes import Channel, Message, http_scope
 
-from asgicore import ContentLengthError, Handler, Limits, Request, Response, StreamingResponse
+from asgicore import ContentLengthError, Handler, Limits, Request, Response, StreamingResponse, UsageError
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
@@ -311,3 +311,91 @@ async def test_stream_whose_closing_ends_the_process_says_so() -> None:
         await close_with(BaseExceptionGroup("of the closing", [GeneratorExit(), KeyboardInterrupt()]))
     assert raised.value.subgroup(KeyboardInterrupt) is not None
     assert raised.value.subgroup(GeneratorExit) is None
+
+
+# --- scopes that are cancelled while a part is sent ------------------------------------------------------------
+
+
+async def expiring() -> AsyncIterator[bytes]:
+    with anyio.move_on_after(0.01):
+        while True:
+            yield b"abc"
+
+
+async def failing() -> AsyncIterator[bytes]:
+    async def fail() -> None:
+        raise ValueError("of the group")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(fail)
+        while True:
+            yield b"abc"
+
+
+@pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
+@pytest.mark.parametrize("parts", [expiring, failing])
+async def test_stream_whose_own_scope_is_cancelled_while_a_part_is_sent_is_an_error(
+    parts: Callable[[], AsyncIterator[bytes]], on_disconnect: Any
+) -> None:
+    """The server gets an error that says what to do, and no cancellation that is nobody's."""
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    async def on_send(index: int, message: Message) -> None:
+        if index == 1:
+            await anyio.sleep_forever()
+
+    channel = Channel(on_send=on_send)
+    with anyio.fail_after(SECONDS):
+        with pytest.raises(UsageError, match="between two parts") as caught:
+            await Handler(endpoint, on_disconnect=on_disconnect)(http_scope(), channel.receive, channel.send)
+        assert isinstance(caught.value.__cause__, anyio.get_cancelled_exc_class())
+        await checkpoint()
+    assert len(channel.sent) == 1
+
+
+@pytest.mark.parametrize("parts", [expiring, failing])
+async def test_stream_whose_own_scope_is_cancelled_while_a_send_fails_raises_that(
+    parts: Callable[[], AsyncIterator[bytes]],
+) -> None:
+    """What has failed first is what the server gets."""
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    failure = ValueError("of the server")
+
+    async def on_send(index: int, message: Message) -> None:
+        if index == 1:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.02)
+            raise failure
+
+    channel = Channel(on_send=on_send)
+    with anyio.fail_after(SECONDS):
+        with pytest.raises(ValueError, match="of the server") as caught:
+            await Handler(endpoint)(http_scope(), channel.receive, channel.send)
+        assert caught.value is failure
+        await checkpoint()
+
+
+@pytest.mark.parametrize("parts", [expiring, failing])
+async def test_stream_whose_own_scope_is_cancelled_as_the_request_is_ends_with_that(
+    parts: Callable[[], AsyncIterator[bytes]],
+) -> None:
+    """A cancellation from outside is never taken for one of the iterator."""
+
+    async def on_send(index: int, message: Message) -> None:
+        if index == 1:
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    async def endpoint(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    channel = Channel(on_send=on_send)
+    with anyio.fail_after(SECONDS), anyio.CancelScope() as scope:
+        await Handler(endpoint)(http_scope(), channel.receive, channel.send)
+    assert scope.cancelled_caught
+    assert len(channel.sent) == 1

@@ -1012,6 +1012,20 @@ async def test_a_waiter_that_is_notified_before_it_waits_returns() -> None:
         await waiter
 
 
+@on_asyncio
+async def test_a_waiter_that_is_notified_as_its_task_begins_to_wait_wakes_it() -> None:
+    """Another thread may come between the look and the waiting."""
+    waiter: Any = new_waiter()
+    waiting = waiter.__await__()
+    assert next(waiting) is waiter
+    waiter.notify()
+    woken = asyncio.Event()
+    waiter.add_done_callback(lambda _: woken.set())
+    with anyio.fail_after(DEADLINE):
+        await woken.wait()
+    assert next(waiting, None) is None
+
+
 # --- the process -----------------------------------------------------------------------------------------
 
 START = """

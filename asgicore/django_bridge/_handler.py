@@ -40,10 +40,10 @@ from django.core.handlers import exception as handlers_exception
 from django.core.signals import setting_changed
 from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseServerError
 from django.http.response import HttpResponseBase
-from django.urls import get_resolver, get_urlconf, set_script_prefix
+from django.urls import get_resolver, get_urlconf
 
 from .._body import Body
-from .._exchange import Exchange
+from .._exchange import Exchange, is_head
 from .._handler import Closer, Handler
 from .._headers import check_request_headers, list_headers
 from .._lifespan import Lifespan
@@ -64,6 +64,7 @@ from ._options import read_options
 from ._quiet import FINISHED, STARTED, forget_connections, look_at_connections
 from ._request import ASGIRequest
 from ._stock import DjangoHandler
+from ._variables import set_prefix, thread_above
 from ._visit import Visit
 from ._workers import Lease, Workers
 
@@ -189,8 +190,10 @@ class ASGIHandler(Handler, DjangoHandler):
             if outer is None or (type(outer) is RequestContext and outer.task is not asyncio.current_task()):
                 context = RequestContext(self.workers)
                 context.enter()
+            if self._state and scope.get("state") is None:
+                scope = {**scope, "state": dict(self._state)}
             try:
-                await super().__call__(scope, receive, send)
+                await self.handle(scope, receive, send)
             except ServerProtocolError as exc:
                 if exc.kind is None:
                     raise
@@ -230,8 +233,9 @@ class ASGIHandler(Handler, DjangoHandler):
 
     async def _serve(self, visit: Visit) -> Response:
         scope, lease = visit.scope, visit.lease
-        body_file = await self._body_file(visit.body)
-        set_script_prefix(asgi.get_script_prefix(scope))
+        data = visit.body.data
+        body_file = await self._body_file(visit.body) if data is None else BytesIO(data)
+        set_prefix(asgi.get_script_prefix(scope))
         sender = type(self)
         own = STARTED.only(sender)
         if own is None or lease is None:
@@ -263,8 +267,6 @@ class ASGIHandler(Handler, DjangoHandler):
         await Call(STARTED.signal.asend(sender=type(self), scope=visit.scope)).wait()
 
     async def _body_file(self, body: Body) -> Any:
-        if body.data is not None:
-            return BytesIO(body.data)
         if self._reads_itself and body._spool is not None:
             return body._spool.file
         return await body.file()
@@ -332,7 +334,7 @@ class ASGIHandler(Handler, DjangoHandler):
         if lease is not None:
             # The thread does it even if nobody can wait for that.
             lease.keeps = True
-            if getattr(AsyncToSync.executors, "current", None) is not None:
+            if thread_above() is not None:
                 # A thread that waited in async_to_sync when the request was cancelled: asgiref brings its variables
                 # back, and would have us wait for that thread, which is on its way out.
                 AsyncToSync.executors.current = None
@@ -465,7 +467,7 @@ class ASGIHandler(Handler, DjangoHandler):
             await self._sending(made, send)
             return
         try:
-            await self._sending(made, Writer(send, False, self.chunk_size))
+            await self._sending(made, Writer(send, is_head.get(), self.chunk_size))
         finally:
             await run_shielded(self._close_unseen(made), self.limits.close_timeout_seconds)
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from asgiref import sync as asgiref
 from django.http.response import HttpResponseBase
 
+from ._variables import thread_above
 from ._workers import Lease, Workers
 
 __all__ = ["Hop", "RequestContext", "around", "note", "noting"]
@@ -155,7 +156,7 @@ class Hop(asgiref.SyncToAsync[..., Any]):
         variables, tasks, loop = copy_context(), _Tasks(), asyncio.get_running_loop()
         work = (loop, variables, tasks, args, kwargs)
         # The thread of an async_to_sync above waits for this; all below it runs there.
-        above = getattr(asgiref.AsyncToSync.executors, "current", None)
+        above = thread_above()
         job: _Pending = (
             context.lease.start(self._in_thread, *work)
             if above is None

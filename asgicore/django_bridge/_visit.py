@@ -16,8 +16,9 @@ from django.http.response import HttpResponseBase
 from .._body import Body
 from ..types import Scope
 from ._hop import RequestContext, around
-from ._quiet import FINISHED, caches_are_quiet, reset_urlconf
+from ._quiet import FINISHED, caches_are_quiet
 from ._stock import DjangoRequest
+from ._variables import reset_urlconf, thread_above
 from ._workers import Lease
 
 __all__ = ["Visit"]
@@ -49,7 +50,7 @@ def _lease_of(context: Any) -> Lease | None:
     if type(context) is not RequestContext:
         return None
     loops = AsyncToSync.loop_thread_executors
-    if loops and asyncio.get_running_loop() in loops and getattr(AsyncToSync.executors, "current", None) is not None:
+    if loops and asyncio.get_running_loop() in loops and thread_above() is not None:
         return None
     return context.lease
 

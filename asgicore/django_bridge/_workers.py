@@ -189,8 +189,10 @@ class Lease:
 
     def release(self) -> None:
         """As :meth:`give_back`, for good."""
+        # Before the look: whoever borrows a thread just now, elsewhere, gives it back at the end of that job.
         self.is_released = True
-        self._workers.give_back(self)
+        if self.worker is not None or self.pending:
+            self._workers.give_back(self)
 
 
 class Workers:

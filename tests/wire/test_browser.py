@@ -198,3 +198,32 @@ def test_list_that_has_not_changed_is_not_sent_again(page: webdriver.Chrome) -> 
         """
     )
     assert status == 304
+
+
+@pytest.mark.parametrize("width", [320, 390, 760, 1280])
+def test_page_fits_any_window(page: webdriver.Chrome, width: int) -> None:
+    """Nothing is cut off or scrolled sideways, all begins at the same edge, and no row of cards has a hole."""
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    try:
+        shown = page.execute_script(
+            """
+            const box = (name) => document.querySelector(name).getBoundingClientRect();
+            const padding = (name) => parseFloat(getComputedStyle(document.querySelector(name)).paddingLeft);
+            const left = (name) => box(name).left + padding(name);
+            return {
+                overhang: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+                edges: ["header", "main", "footer"].map(left),
+                ends: [box("section:first-child").left, box("section:last-child").right, left("main"),
+                       box("main").right - left("main") + box("main").left],
+            };
+            """
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert shown["overhang"] == 0
+    assert len(set(shown["edges"])) == 1, shown
+    first, last, begin, end = shown["ends"]
+    assert (round(first), round(last)) == (round(begin), round(end)), shown
