@@ -96,6 +96,8 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
             asyncio._leave_task(loop, own)
             if current is not None:
                 asyncio._enter_task(loop, current)
+            # An exception leads to this frame, and a task that was cancelled to the exception.
+            del args, current
 
     def _advance(self, step: Callable[[Any], Any], argument: Any) -> bool:
         """Make a step by hand and wait for what it yields; whether the coroutine has returned instead."""
@@ -149,7 +151,10 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
         pending = self._take_back()
         if isinstance(pending, _FUTURE):
             pending.cancel()
-        return self._step_in_task("throw", kind)
+        try:
+            return self._step_in_task("throw", kind)
+        finally:
+            del kind
 
     def _step_in_task(self, step: str, argument: Any) -> Any:
         if self._coro is None:
@@ -159,6 +164,8 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
         except StopIteration:
             self._tell()
             raise
+        finally:
+            del argument
 
     __await__: Any = None  # tasks send and throw
 
@@ -192,3 +199,5 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
                 return
         if self._task is not None:
             await super().stop()
+            if self._task.done():
+                self._task = None  # which refers to this

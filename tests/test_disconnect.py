@@ -710,14 +710,15 @@ async def test_disconnect_listener_is_stopped_within_a_few_turns(when_cancelled:
 
 
 @pytest.mark.usefixtures("leaves_listeners_behind")
-async def test_disconnect_listener_that_swallows_the_cancellation_holds_up_nothing() -> None:
-    """A receive() that goes on waiting when it is cancelled is left behind."""
+@pytest.mark.parametrize("suspend", [False, True])
+async def test_disconnect_listener_that_swallows_the_cancellation_holds_up_nothing(suspend: bool) -> None:
+    """A receive() that goes on waiting when it is cancelled is left behind, in a task from the first or not."""
 
     class Silent(Server):
         async def send(self, message: Message) -> None:
             self.sent.append(message)
 
-    server = Silent(when_cancelled="swallow")
+    server = Silent(when_cancelled="swallow", suspend=suspend)
 
     async def endpoint(request: Request) -> Response:
         await turn(3)

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from fakes import DISCONNECT, EMPTY, Message, body_messages, http_scope
-from faults import Server, check_messages, living_tasks, on_trio, open_files, turn
+from faults import Server, check_messages, living_tasks, on_asyncio, on_trio, open_files, turn
 
 from asgicore import (
     EventSourceResponse,
@@ -127,15 +127,25 @@ class Plain:
         pass
 
 
+class Turning(Plain):
+    """The same, by a server that gives up the loop in each receive() before it waits: a listener of it takes a task."""
+
+    async def receive(self) -> Message:
+        await checkpoint()
+        return await super().receive()
+
+
 SCOPE = http_scope(method="POST")
 
 
-async def collected(app: Callable[..., Awaitable[None]], messages: list[Message], times: int) -> int:
+async def collected(
+    app: Callable[..., Awaitable[None]], messages: list[Message], times: int, server: type[Plain] = Plain
+) -> int:
     """How many objects the collector finds after so many requests."""
 
     async def requests(number: int) -> None:
         for _ in range(number):
-            channel = Plain(messages)
+            channel = server(messages)
             with suppress(RuntimeError):
                 await app(SCOPE, channel.receive, channel.send)
 
@@ -175,6 +185,12 @@ SUCCESSES: dict[str, tuple[Callable[[Request], Awaitable[Response]], list[Messag
     "upload": (uploads, body_messages(*[bytes(1000)] * 4), 30, {}),
     "refused": (refuses, [EMPTY], 1000, {}),
 }
+
+
+@on_asyncio
+async def test_leaks_nothing_to_collect_where_the_listener_takes_a_task() -> None:
+    """A server whose receive() does not wait at once: the task and its cancellation are no cycle."""
+    assert await collected(Handler(waits), [EMPTY], 200, Turning) == 0
 
 
 @pytest.mark.parametrize("name", SUCCESSES)
