@@ -246,6 +246,11 @@ def test_request_whose_coding_tells_its_length_passes() -> None:
     assert talk(START, BODY, received=body_messages(b"a"), headers=headers).rules() == []
 
 
+def test_messages_that_were_on_their_way_when_the_client_left_pass() -> None:
+    """Who waits for the disconnect beside sending needs some turns to stop."""
+    assert Talk([("app", start()), ("server", DISCONNECT), *([("app", body(b"x", True))] * 8)]).rules() == []
+
+
 def test_sequence_after_failed_send_passes() -> None:
     """Where send() raised, an application owes nothing more, and may raise what it got."""
     gone = OSError("the peer is gone")
@@ -329,11 +334,11 @@ MUTATIONS: list[tuple[str, str, Talk]] = [
     ("raised", "before", talk(error=KeyError())),
     ("raised", "midway", talk(START, error=KeyError())),
     ("raised", "after", talk(START, BODY, error=KeyError())),
-    ("send-after-disconnect", "start", talk(START, received=(DISCONNECT,))),
+    ("send-after-disconnect", "start", talk(start(), *([body(b"x", True)] * 8), received=(DISCONNECT,))),
     (
         "send-after-disconnect",
         "body",
-        Talk([("app", start()), ("server", DISCONNECT), ("app", body(b"x", True))]),
+        Talk([("app", start()), ("server", DISCONNECT), *([("app", body(b"x", True))] * 9)]),
     ),
     ("receive-after-disconnect", "again", talk(received=(DISCONNECT, DISCONNECT))),
     ("status-range", "99", talk(start(status=99), body())),

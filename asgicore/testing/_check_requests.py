@@ -100,33 +100,33 @@ _NOT_UTF8: Final = {"query_string": b"q=\xff\xfe&r=%ff"}
 
 _ODD: Final[dict[str, dict[str, Any]]] = {
     "without server": {"server": ...},
-    "server None": {"server": None},
-    "a unix socket": {"server": ("/run/app.sock", None)},
-    "addresses as lists": {"server": ["127.0.0.1", 8000], "client": ["127.0.0.1", 50000]},
+    "with server None": {"server": None},
+    "with a unix socket": {"server": ("/run/app.sock", None)},
+    "with addresses as lists": {"server": ["127.0.0.1", 8000], "client": ["127.0.0.1", 50000]},
     "without client": {"client": ...},
-    "client None": {"client": None},
+    "with client None": {"client": None},
     "without root_path": {"root_path": ...},
-    "raw_path None": {"raw_path": None},
+    "with raw_path None": {"raw_path": None},
     "without raw_path": {"raw_path": ...},
     "without scheme": {"scheme": ...},
-    "headers as tuples": {"headers": ((b"host", b"localhost"), (b"accept", b"*/*"))},
-    "headers as lists": {"headers": [[b"host", b"localhost"], [b"accept", b"*/*"]]},
-    "no headers": {"headers": []},
+    "with headers as tuples": {"headers": ((b"host", b"localhost"), (b"accept", b"*/*"))},
+    "with headers as lists": {"headers": [[b"host", b"localhost"], [b"accept", b"*/*"]]},
+    "with no headers": {"headers": []},
     "without spec_version": {"asgi": {"version": "3.0"}},
     "without state": {"state": ...},
-    "HTTP/1.0": {"http_version": "1.0"},
-    "HTTP/2": {"http_version": "2"},
-    "a query that is not UTF-8": _NOT_UTF8,
-    "a query with line breaks": {"query_string": b"next=%0d%0aset-cookie:%20a=1&url=/%0d%0ax:%20y"},
-    "a Host that is none": {"headers": [(b"host", b"a b/c@d")]},
+    "with HTTP/1.0": {"http_version": "1.0"},
+    "with HTTP/2": {"http_version": "2"},
+    "with a query that is not UTF-8": _NOT_UTF8,
+    "with a query with line breaks": {"query_string": b"next=%0d%0aset-cookie:%20a=1&url=/%0d%0ax:%20y"},
+    "with a Host that is none": {"headers": [(b"host", b"a b/c@d")]},
 }
 
 
 # Not allowed, and seen in the wild.
 _BAD: Final[dict[str, dict[str, Any]]] = {
-    "the port as text": {"server": ("127.0.0.1", "8000"), "client": ("127.0.0.1", "50000")},
-    "root_path None": {"root_path": None},
-    "extensions None": {"extensions": None},
+    "with the port as text": {"server": ("127.0.0.1", "8000"), "client": ("127.0.0.1", "50000")},
+    "with root_path None": {"root_path": None},
+    "with extensions None": {"extensions": None},
 }
 
 _SCOPES: Final = [
@@ -145,15 +145,15 @@ async def odd_scopes(p: Probing) -> None:
         await p.finish(exchange)
         p.take_over(exchange)
         if exchange.error is not None:
-            p.found(rule, f"a scope with {what}: raises {describe(exchange.error)}")
+            p.found(rule, f"a scope {what}: raises {describe(exchange.error)}")
         elif not exchange.is_complete:
-            p.found(rule, f"a scope with {what}: not answered within {p.deadline:g} s")
+            p.found(rule, f"a scope {what}: not answered within {p.deadline:g} s")
         elif exchange.status == 500 and profile.answer.status != 500:
-            p.found(rule, f"a scope with {what}: answered with 500")
+            p.found(rule, f"a scope {what}: answered with 500")
         elif changes is _NOT_UTF8 and exchange.status == 400 and profile.answer.status != 400:
-            p.found("query-refused", f"{what} is answered with 400")
+            p.found("query-refused", f"a scope {what}: answered with 400")
         if b"None" in exchange.body and b"None" not in profile.answer.body:
-            p.found("none-as-text", f"a scope with {what}: the answer speaks of 'None'")
+            p.found("none-as-text", f"a scope {what}: the answer speaks of 'None'")
 
 
 async def root_path(p: Probing) -> None:

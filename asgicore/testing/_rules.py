@@ -98,7 +98,12 @@ _ALL = [
     _app("no-response", "error", START, "an application that returns has answered, unless the client left"),
     _app("unfinished", "error", BODY, "a response that was started ends with a final message"),
     _app("raised", "note", CORE_ERRORS, "what an application raises reaches the server, which ends the connection"),
-    _app("send-after-disconnect", "warning", SEND_EXCEPTION, "nobody gets what is sent after the client has left"),
+    _app(
+        "send-after-disconnect",
+        "warning",
+        SEND_EXCEPTION,
+        "nobody gets what is sent after the client has left; eight messages may have been on their way",
+    ),
     _app("receive-after-disconnect", "warning", DISCONNECT, "http.disconnect is the last message"),
     _app("receive-concurrent", "warning", REQUEST, "one reader at a time: parts of a body have one order"),
     # --- the head
