@@ -199,5 +199,5 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
                 return
         if self._task is not None:
             await super().stop()
-            if self._task.done():
-                self._task = None  # which refers to this
+            # It refers to this.
+            self._task = None if self._task.done() else self._task

@@ -1109,8 +1109,10 @@ def test_job_whose_loop_is_gone_frees_its_thread() -> None:
     until_sync(lambda: counts(workers) == (0, 0, 1))
 
 
-def test_workers_shared_by_several_loops_serve_all() -> None:
+def test_workers_shared_by_several_loops_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every result arrives in the loop that asked for it."""
+    # Of four loops on a busy machine one may stand still, and its requests be taken for some that wait.
+    monkeypatch.setattr("asgicore.django_bridge._workers._TICK_SECONDS", 60)
     workers = new_workers(4)
     results: dict[int, list[int]] = {name: [] for name in range(4)}
 

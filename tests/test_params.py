@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from time import thread_time
 from urllib.parse import quote, unquote
@@ -121,13 +122,14 @@ def longest_step(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> float:
 def test_query_of_hostile_value_comes_in_short_steps(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest query takes less than 5 ms; a form of megabytes, in a worker thread, holds up nobody for longer."""
     raw = unit * (2**16 // len(unit))
+    limit = 0.005 if sys.gettrace() is None else 0.02  # whoever counts branches makes each cost more
     times: list[float] = []
     for _ in range(5):
         began = thread_time()
         parse_query(raw, 1000)
         times.append(thread_time() - began)
-    assert min(times) < 0.005
-    assert min(longest_step(raw * 16, monkeypatch) for _ in range(5)) < 0.005
+    assert min(times) < limit
+    assert min(longest_step(raw * 16, monkeypatch) for _ in range(5)) < limit
 
 
 pieces = st.sampled_from([b"%", b"%4", b"%41", b"%e2", b"%82", b"%AC", b"%g1", b"%0", b"%5c", b"\\", b"x", b"N", b"\n"])
