@@ -47,7 +47,7 @@ def encode_links(links: Iterable[str]) -> list[bytes]:
 # RFC 9110 section 6.5.1: a trailer must not say what a recipient needs before the content: framing, routing, request
 # modifiers, authentication, how the content is to be processed. Cookies are not taken from trailers either;
 # Accept-Ranges (section 14.3) and ETag (8.8.3) are.
-_NEVER_TRAILERS: Final = frozenset(
+NEVER_TRAILERS: Final = frozenset(
     name.encode()
     for name in (
         "age allow authorization cache-control content-encoding content-length content-location "
@@ -64,7 +64,7 @@ def check_trailer_name(name: bytes) -> bytes:
     Raises:
         InvalidHeaderError: It may not.
     """
-    if name in _NEVER_TRAILERS:
+    if name in NEVER_TRAILERS:
         raise InvalidHeaderError(name.decode(), "may not be sent after the body (RFC 9110 section 6.5.1)")
     return name
 

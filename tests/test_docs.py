@@ -233,6 +233,21 @@ def test_reference_lists_every_public_name_of_the_wsgi_bridge() -> None:
     assert set(re.findall(r"auto\w+:: asgicore\.wsgi_bridge\.(\w+)$", text, re.MULTILINE)) == set(wsgi_bridge.__all__)
 
 
+def test_reference_lists_every_public_name_of_the_testing_kit() -> None:
+    """The same for asgicore.testing."""
+    from asgicore import testing
+
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"auto\w+:: asgicore\.testing\.(\w+)$", text, re.MULTILINE)) == set(testing.__all__)
+
+
+def test_testing_page_lists_every_option_of_a_request() -> None:
+    """The table names each of RequestOptions."""
+    from asgicore.testing import RequestOptions
+
+    assert RequestOptions.__annotations__.keys() <= rows("testing.md").keys()
+
+
 def test_flask_page_claims_what_tests_show() -> None:
     """Each row of its comparison has a test, which is there."""
     text = (DOCS / "flask.md").read_text(encoding="utf-8")

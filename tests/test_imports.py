@@ -56,12 +56,43 @@ LAYERS: list[set[str]] = [
     {"django_bridge._check"},
     {"django_bridge.__main__"},
     {"django_bridge.__init__"},
+    # For tests; it knows of the core what is pure.
+    {"testing._rules"},
+    {"testing._lint_fields"},
+    {"testing._lint_scope"},
+    {"testing._lint_http"},
+    {"testing._lint_lifespan"},
+    {"testing.lint"},
+    {"testing._errors", "testing._servers", "testing._faults", "testing._where", "testing._cookie_jar"},
+    {"testing._requests", "testing._living"},
+    {"testing._client_response", "testing._connection", "testing._leaks"},
+    {"testing._exchange"},
+    {"testing._lifespan"},
+    {"testing._client"},
+    {"testing.plugin"},
+    {"testing._check_rules", "testing._check_driver", "testing._check_watch"},
+    {"testing._check_probing"},
+    {"testing._check_requests", "testing._check_leaving", "testing._check_resources"},
+    {"testing._check_probes"},
+    {"testing._check_worker"},
+    {"testing._check_report"},
+    {"testing._check_process"},
+    {"testing._check"},
+    {"testing.__init__"},
+    {"__main__"},
 ]
 PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
     "wsgi_bridge._scope",
     "wsgi_bridge._start_response",
+    "testing._rules",
+    "testing._lint_fields",
+    "testing._lint_scope",
+    "testing._lint_http",
+    "testing._lint_lifespan",
 }
+# They stand between a server and an application, and have channels of their own.
+OF_TESTS = {name for name in MODULES if name.startswith("testing.")}
 # Tasks and threads are for the layer above; multidict is a container.
 THIRD_PARTY = {"anyio", "multidict"}
 # What a bridge is to, its extra brings; its root says so where it is missing.
@@ -142,6 +173,8 @@ def test_imports_of_module_at_its_top_are_installed_with_the_package(name: str) 
     """What an extra brings is imported where it is used, and not on top."""
     pending: list[ast.AST] = [TREES[name]]
     installed = THIRD_PARTY | BRIDGED.get(name.partition(".")[0], set())
+    if name == "testing.plugin":
+        installed = installed | {"pytest"}  # which alone imports it
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -177,7 +210,7 @@ def test_receive_is_called_by_the_body_alone() -> None:
 
     The listener hook is handed the body as its ``receive``.
     """
-    callers = {f"{name}:{function}" for name in MODULES for function in calls_of("receive", name)}
+    callers = {f"{name}:{function}" for name in set(MODULES) - OF_TESTS for function in calls_of("receive", name)}
     others = {caller for caller in callers if caller.partition(":")[0] not in ("_body", "_idle", "_lifespan")}
     assert others <= {"_handler:Handler.listen_for_disconnect"}
     assert any(caller.startswith("_body:") for caller in callers)
@@ -185,7 +218,7 @@ def test_receive_is_called_by_the_body_alone() -> None:
 
 def test_send_is_called_by_the_writer_alone() -> None:
     """One sender: the writer, and the scopes that have no response."""
-    callers = {name for name in MODULES if calls_of("send", name)}
+    callers = {name for name in set(MODULES) - OF_TESTS if calls_of("send", name)}
     assert callers == {"_writer", "_lifespan"}
 
 

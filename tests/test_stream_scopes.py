@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from conftest import BACKENDS
 from fakes import Channel, Message, http_scope
 
 from asgicore import ContentLengthError, Handler, Limits, Request, Response, StreamingResponse, UsageError
+from asgicore.testing import UVICORN, Client, Fault
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
@@ -78,27 +80,41 @@ class Source:
 holding = pytest.mark.parametrize("kind", ["scope", "scope_after_a_wait", "nested", "group"])
 
 
-async def serve(
+def handler_of(
     source: Source,
     kind: str,
-    on_send: Callable[[int, Message], Any],
-    channel: Channel,
     on_disconnect: Any = "cancel",
     close_timeout_seconds: float | None = 10.0,
     **response: Any,
-) -> None:
-    """One request, in a scope of the server's; whoever runs it can wait afterwards."""
+) -> Handler:
+    """Streams what the source makes."""
 
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(getattr(source, kind)(), **response)
 
-    with anyio.fail_after(SECONDS):
-        try:
-            limits = Limits(close_timeout_seconds=close_timeout_seconds)
-            handler = Handler(endpoint, on_disconnect=on_disconnect, limits=limits)
-            await handler(http_scope(), channel.receive, channel.send)
-        finally:
-            await checkpoint()
+    return Handler(endpoint, on_disconnect=on_disconnect, limits=Limits(close_timeout_seconds=close_timeout_seconds))
+
+
+def client_of(handler: Handler, suspends: bool = False) -> Client:
+    """Has the handler run in a scope of the server's; whoever runs it can wait afterwards.
+
+    A send that the client leaves behind does not return.
+    """
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.fail_after(SECONDS):
+            try:
+                await handler(scope, receive, send)
+            finally:
+                await checkpoint()
+
+    server = replace(UVICORN, suspends=suspends, send_after_disconnect="wait")
+    return Client(app, server=server, grace_seconds=SECONDS)
+
+
+def failing(error: Exception) -> Fault:
+    """The send of the second part raises."""
+    return Fault("send", 3, error)
 
 
 @holding
@@ -108,17 +124,12 @@ async def test_stream_in_scopes_of_its_own_whose_client_leaves_ends_quietly(
 ) -> None:
     """The iterator is closed, the task is as it was, and nothing is logged that anybody has to look at."""
     source = Source()
-
-    async def leave(index: int, message: Message) -> None:
-        if suspends:
-            await checkpoint()
-        if index == 2:
-            channel.disconnect()
-            await anyio.sleep_forever()
-
-    channel = Channel(on_send=leave)
-    await serve(source, kind, leave, channel)
-    await checkpoint()
+    async with client_of(handler_of(source, kind), suspends).exchange("GET", "/", window=0) as exchange:
+        await exchange.next_part()
+        await anyio.wait_all_tasks_blocked()
+        exchange.disconnect()
+        await exchange.finish()
+    assert exchange.outcome == "returned"
     assert source.ended == ["scope"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -136,17 +147,9 @@ async def test_stream_in_scopes_of_its_own_whose_send_fails_raises_that(
 ) -> None:
     """The very object comes out, and the iterator is closed."""
     source, error = Source(), ValueError("of the server")
-
-    async def fail(index: int, message: Message) -> None:
-        if suspends:
-            await checkpoint()
-        if index == 2:
-            raise error
-
-    channel = Channel(on_send=fail)
-    with pytest.raises(ValueError, match="of the server") as raised:
-        await serve(source, kind, fail, channel, on_disconnect, close_timeout_seconds)
-    assert raised.value is error
+    handler = handler_of(source, kind, on_disconnect, close_timeout_seconds)
+    response = await client_of(handler, suspends).get("/", fault=failing(error))
+    assert response.error is error
     assert source.ended == ["scope"]
     assert caplog.records == []
 
@@ -155,13 +158,9 @@ async def test_stream_in_scopes_of_its_own_whose_send_fails_raises_that(
 async def test_stream_in_scopes_of_its_own_that_gives_too_much_is_told(kind: str) -> None:
     """The error about its length comes out, and not one about scopes."""
     source = Source()
-
-    async def turn(index: int, message: Message) -> None:
-        await checkpoint()
-
-    channel = Channel(on_send=turn)
+    handler = handler_of(source, kind, headers={"content-length": "4"})
     with pytest.raises(ContentLengthError):
-        await serve(source, kind, turn, channel, headers={"content-length": "4"})
+        await client_of(handler, suspends=True).get("/")
     assert source.ended == ["scope"]
 
 
@@ -169,41 +168,31 @@ async def test_stream_in_scopes_of_its_own_that_gives_too_much_is_told(kind: str
 async def test_stream_in_scopes_of_its_own_is_ended_by_aclose(kind: str) -> None:
     """The final message is sent, and the request is over."""
     source = Source()
-    waits = anyio.Event()
-
-    async def wait(index: int, message: Message) -> None:
-        if index == 2 and not waits.is_set():
-            waits.set()
-            await anyio.sleep_forever()
-
-    async def endpoint(request: Request) -> Response:
-        return StreamingResponse(getattr(source, kind)())
-
-    channel = Channel(on_send=wait)
-    handler = Handler(endpoint)
-    with anyio.fail_after(SECONDS):
+    handler = handler_of(source, kind)
+    async with client_of(handler).exchange("GET", "/", window=0) as exchange:
+        await exchange.next_part()
+        await anyio.wait_all_tasks_blocked()
         async with anyio.create_task_group() as group:
-            group.start_soon(handler, http_scope(), channel.receive, channel.send)
-            await waits.wait()
-            await handler.aclose(0)
+            group.start_soon(handler.aclose, 0)
+            with anyio.fail_after(SECONDS):
+                while not source.ended:
+                    await checkpoint()
+            response = await exchange.finish()
     assert source.ended == ["scope"]
-    assert channel.sent[-1]["more_body"] is False
+    assert response.messages[-1]["more_body"] is False
+    assert response.is_complete
 
 
 @holding
 async def test_stream_in_scopes_of_its_own_cancelled_from_outside_is_closed(kind: str) -> None:
     """The cleanup is shielded, and the cancellation goes where it came from."""
     source = Source()
-
-    async def wait(index: int, message: Message) -> None:
-        if index == 2:
-            around.cancel()
-            await anyio.sleep_forever()
-
-    channel = Channel(on_send=wait)
-    with anyio.fail_after(SECONDS), anyio.CancelScope() as around:
-        await serve(source, kind, wait, channel)
-    assert around.cancelled_caught
+    async with client_of(handler_of(source, kind)).exchange("GET", "/", window=0) as exchange:
+        await exchange.next_part()
+        await anyio.wait_all_tasks_blocked()
+        exchange.cancel()
+        await exchange.finish()
+    assert exchange.outcome == "cancelled"
     assert source.ended == ["scope"]
 
 
@@ -225,14 +214,10 @@ async def test_stream_in_a_scope_of_its_own_that_closes_too_slowly_is_cut(caplog
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(parts())
 
-    async def fail(index: int, message: Message) -> None:
-        if index == 2:
-            raise ValueError("of the server")
-
-    channel = Channel(on_send=fail)
+    error = ValueError("of the server")
     handler = Handler(endpoint, limits=Limits(close_timeout_seconds=0.05))
-    with anyio.fail_after(SECONDS), pytest.raises(ValueError, match="of the server"):
-        await handler(http_scope(), channel.receive, channel.send)
+    response = await client_of(handler).get("/", fault=failing(error))
+    assert response.error is error
     assert cut == [True]
     assert "did not end within 0.05 seconds" in caplog.text
 
@@ -244,20 +229,15 @@ async def test_stream_in_a_task_group_of_asyncio_is_closed_quietly(
 ) -> None:
     """The group wraps the GeneratorExit it is left with; that is no error, and replaces none."""
     source, error = Source(), ValueError("of the server")
-
-    async def on_send(index: int, message: Message) -> None:
-        if index == 2:
-            if not leaves:
-                raise error
-            channel.disconnect()
-            await anyio.sleep_forever()
-
-    channel = Channel(on_send=on_send)
+    client = client_of(handler_of(source, "asyncio_group"))
     if leaves:
-        await serve(source, "asyncio_group", on_send, channel)
+        async with client.exchange("GET", "/", window=0) as exchange:
+            await exchange.next_part()
+            await anyio.wait_all_tasks_blocked()
+            exchange.disconnect()
+            await exchange.finish()
     else:
-        with pytest.raises(ValueError, match="of the server"):
-            await serve(source, "asyncio_group", on_send, channel)
+        assert (await client.get("/", fault=failing(error))).error is error
     assert source.ended == ["scope"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -278,26 +258,21 @@ class Parts:
         raise self.error
 
 
-async def close_with(error: BaseException) -> None:
-    """One request whose ``send`` fails, and then the closing of its stream."""
+async def close_with(error: BaseException) -> Exception | None:
+    """What comes out of a request whose ``send`` fails, when then the closing of its stream does."""
 
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(Parts(error))
 
-    async def fail(index: int, message: Message) -> None:
-        if index == 2:
-            raise LookupError("of the server")
-
-    channel = Channel(on_send=fail)
-    with anyio.fail_after(SECONDS):
-        await Handler(endpoint)(http_scope(), channel.receive, channel.send)
+    response = await client_of(Handler(endpoint)).get("/", fault=failing(LookupError("of the server")))
+    return response.error
 
 
 async def test_stream_whose_group_fails_while_it_is_closed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """What else the group holds is an error of the closing; what was under way comes out."""
     closing = ValueError("while closing")
-    with pytest.raises(LookupError):
-        await close_with(BaseExceptionGroup("of the closing", [GeneratorExit(), closing]))
+    came_out = await close_with(BaseExceptionGroup("of the closing", [GeneratorExit(), closing]))
+    assert isinstance(came_out, LookupError)
     (record,) = caplog.records
     assert record.exc_info is not None
     group_error = record.exc_info[1]
@@ -322,7 +297,7 @@ async def expiring() -> AsyncIterator[bytes]:
             yield b"abc"
 
 
-async def failing() -> AsyncIterator[bytes]:
+async def breaking() -> AsyncIterator[bytes]:
     async def fail() -> None:
         raise ValueError("of the group")
 
@@ -333,7 +308,7 @@ async def failing() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
-@pytest.mark.parametrize("parts", [expiring, failing])
+@pytest.mark.parametrize("parts", [expiring, breaking])
 async def test_stream_whose_own_scope_is_cancelled_while_a_part_is_sent_is_an_error(
     parts: Callable[[], AsyncIterator[bytes]], on_disconnect: Any
 ) -> None:
@@ -355,7 +330,7 @@ async def test_stream_whose_own_scope_is_cancelled_while_a_part_is_sent_is_an_er
     assert len(channel.sent) == 1
 
 
-@pytest.mark.parametrize("parts", [expiring, failing])
+@pytest.mark.parametrize("parts", [expiring, breaking])
 async def test_stream_whose_own_scope_is_cancelled_while_a_send_fails_raises_that(
     parts: Callable[[], AsyncIterator[bytes]],
 ) -> None:
@@ -380,7 +355,7 @@ async def test_stream_whose_own_scope_is_cancelled_while_a_send_fails_raises_tha
         await checkpoint()
 
 
-@pytest.mark.parametrize("parts", [expiring, failing])
+@pytest.mark.parametrize("parts", [expiring, breaking])
 async def test_stream_whose_own_scope_is_cancelled_as_the_request_is_ends_with_that(
     parts: Callable[[], AsyncIterator[bytes]],
 ) -> None:

@@ -1,0 +1,68 @@
+"""Tests of ASGI applications, any of them, on asyncio and trio: a client, servers and faults, a guard against leaks.
+
+::
+
+    from asgicore.testing import Client
+
+    async def test_hello():
+        response = await Client(app).get("/")
+        assert response.text == "Hello, world!"
+"""
+
+from __future__ import annotations
+
+from ._client import Client as Client
+from ._client_response import ClientResponse as ClientResponse
+from ._client_response import ResponseStart as ResponseStart
+from ._errors import IncompleteResponseError as IncompleteResponseError
+from ._errors import Leak as Leak
+from ._errors import LeakError as LeakError
+from ._errors import LifespanError as LifespanError
+from ._exchange import Exchange as Exchange
+from ._faults import Fault as Fault
+from ._faults import every_fault as every_fault
+from ._leaks import LeakGuard as LeakGuard
+from ._requests import ExchangeOptions as ExchangeOptions
+from ._requests import RequestOptions as RequestOptions
+from ._requests import http_scope as http_scope
+from ._rules import Finding as Finding
+from ._servers import DAPHNE as DAPHNE
+from ._servers import GRANIAN as GRANIAN
+from ._servers import GUNICORN as GUNICORN
+from ._servers import HYPERCORN as HYPERCORN
+from ._servers import SERVERS as SERVERS
+from ._servers import STRICT as STRICT
+from ._servers import UVICORN as UVICORN
+from ._servers import Server as Server
+from .lint import LintError as LintError
+from .lint import LintWarning as LintWarning
+from .lint import lint as lint
+
+__all__ = [
+    "Client",
+    "ClientResponse",
+    "DAPHNE",
+    "Exchange",
+    "ExchangeOptions",
+    "Fault",
+    "Finding",
+    "GRANIAN",
+    "GUNICORN",
+    "HYPERCORN",
+    "IncompleteResponseError",
+    "Leak",
+    "LeakError",
+    "LeakGuard",
+    "LifespanError",
+    "LintError",
+    "LintWarning",
+    "RequestOptions",
+    "ResponseStart",
+    "SERVERS",
+    "STRICT",
+    "Server",
+    "UVICORN",
+    "every_fault",
+    "http_scope",
+    "lint",
+]

@@ -1,0 +1,519 @@
+"""The probes of the check: an application with one defect each, and one with none."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+import pytest
+
+from asgicore.testing._check_driver import Call
+from asgicore.testing._check_probes import PROBES
+from asgicore.testing._check_probing import Session
+from asgicore.testing._check_rules import CHECK_RULES
+from asgicore.testing._check_worker import run_probe
+
+App = Callable[[Any, Any, Any], Any]
+
+# What an application leaves behind on purpose, to be cleared away after the test.
+left = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _cleared() -> Iterator[None]:
+    yield
+    left.close()
+
+
+async def read_all(receive: Any) -> bytes | None:
+    """The body, ``None`` if the client left."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return body
+
+
+async def answer(scope: Any, send: Any, body: bytes = b"hello", status: int = 200) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [length]})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def values(scope: Any, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key.lower() == name]
+
+
+# --- applications without a defect ------------------------------------------------------------------------
+
+
+async def good(scope: Any, receive: Any, send: Any) -> None:
+    if int((values(scope, b"content-length") or [b"0"])[0]) > 16 * 2**20:
+        await answer(scope, send, b"too large", 413)
+    elif await read_all(receive) is not None:
+        await answer(scope, send)
+
+
+async def good_stream(scope: Any, receive: Any, send: Any) -> None:
+    """Endless, until the client leaves; on whichever way it gets to know."""
+    if int((values(scope, b"content-length") or [b"0"])[0]) > 16 * 2**20:
+        await answer(scope, send, b"too large", 413)
+        return
+    if await read_all(receive) is None:
+        return
+    if scope["method"] == "HEAD":
+        await answer(scope, send, b"")
+        return
+
+    async def leave() -> None:
+        await receive()
+        group.cancel_scope.cancel()
+
+    async def parts() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 1000
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave)
+        stream = parts()
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            async for part in stream:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except OSError:
+            group.cancel_scope.cancel()
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def good_wait(scope: Any, receive: Any, send: Any) -> None:
+    """Has nothing to say until the client leaves, but to bodies that are too large."""
+    if int((values(scope, b"content-length") or [b"0"])[0]) > 16 * 2**20:
+        await answer(scope, send, b"too large", 413)
+        return
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("app", [good, good_stream, good_wait], ids=lambda app: app.__name__)
+async def test_application_without_a_defect_passes_every_probe(app: App) -> None:
+    """An answer, a stream and a wait: nothing but a note that the last one does not answer."""
+    session = Session(app, deadline=0.15 if app is good_wait else 0.5, grace=1.0, state={})
+    for name in PROBES:
+        with anyio.fail_after(30):
+            p, goes_on = await run_probe(session, name, "/")
+        assert [finding for finding in p.findings if finding.rule not in ("unanswered", "length-unknown")] == [], name
+        assert not goes_on
+
+
+# --- applications with one --------------------------------------------------------------------------------
+
+
+async def raises(scope: Any, receive: Any, send: Any) -> None:
+    raise KeyError("no")
+
+
+async def raises_text_that_raises(scope: Any, receive: Any, send: Any) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    raise Odd
+
+
+async def fails(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, status=500)
+
+
+async def waits(scope: Any, receive: Any, send: Any) -> None:
+    await read_all(receive)
+    await anyio.sleep_forever()
+
+
+async def returns(scope: Any, receive: Any, send: Any) -> None:
+    return
+
+
+async def speaks_otherwise(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.flush"})
+    await answer(scope, send)
+
+
+async def counts_messages(scope: Any, receive: Any, send: Any) -> None:
+    count = 0
+    more = True
+    while more:
+        message = await receive()
+        count += 1
+        more = message.get("more_body", False)
+    await answer(scope, send, b"%d" % count)
+
+
+async def first_cookie(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, (values(scope, b"cookie") or [b"-"])[0])
+
+
+async def refuses_cookies(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, status=400 if len(values(scope, b"cookie")) > 1 else 200)
+
+
+async def raises_at_cookies(scope: Any, receive: Any, send: Any) -> None:
+    assert len(values(scope, b"cookie")) < 2
+    await answer(scope, send)
+
+
+async def underscores(scope: Any, receive: Any, send: Any) -> None:
+    named = {key.replace(b"_", b"-"): value for key, value in scope["headers"]}
+    await answer(scope, send, named.get(b"x-forwarded-for", b"-"))
+
+
+async def quadratic(scope: Any, receive: Any, send: Any) -> None:
+    found = values(scope, b"x-probe")
+    sizes = [len(b"".join(found[:number])) for number in range(0, len(found), 2)]
+    await answer(scope, send, b"%d" % len(sizes))
+
+
+async def needs_server(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, str(scope["server"][1]).encode())
+
+
+async def waits_without_server(scope: Any, receive: Any, send: Any) -> None:
+    if not scope.get("server"):
+        await anyio.sleep_forever()
+    await answer(scope, send)
+
+
+async def fails_without_server(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, status=200 if scope.get("server") else 500)
+
+
+async def adds_root(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, ("" + scope.get("root_path", "")).encode())
+
+
+async def port_as_text(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, str((scope.get("server") or ("", 0))[1]).encode())
+
+
+async def cuts_root(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, scope["path"].removeprefix(scope.get("root_path") or "").encode())
+
+
+async def knows_its_root(scope: Any, receive: Any, send: Any) -> None:
+    is_under = scope["path"].startswith((scope.get("root_path") or "") + "/")
+    await answer(scope, send, status=200 if is_under else 404)
+
+
+async def needs_text(scope: Any, receive: Any, send: Any) -> None:
+    try:
+        scope["query_string"].decode()
+    except UnicodeDecodeError:
+        await answer(scope, send, status=400)
+    else:
+        await answer(scope, send)
+
+
+async def asserts_disconnect(scope: Any, receive: Any, send: Any) -> None:
+    await read_all(receive)
+    await answer(scope, send)
+    assert (await receive())["type"] == "http.disconnect"
+
+
+async def refuses_extra(scope: Any, receive: Any, send: Any) -> None:
+    await read_all(receive)
+    with anyio.move_on_after(0.05) as bound:
+        await receive()
+    await answer(scope, send, status=200 if bound.cancelled_caught else 400)
+
+
+async def takes_what_came(scope: Any, receive: Any, send: Any) -> None:
+    await read_all(receive)
+    await answer(scope, send)
+
+
+async def answers_500_to_nobody(scope: Any, receive: Any, send: Any) -> None:
+    body = await read_all(receive)
+    await answer(scope, send, status=200 if body is not None else 500)
+
+
+async def raises_at_disconnect(scope: Any, receive: Any, send: Any) -> None:
+    if await read_all(receive) is None:
+        raise ValueError("incomplete")
+    await answer(scope, send)
+
+
+async def waits_for_the_end(scope: Any, receive: Any, send: Any) -> None:
+    await read_all(receive)
+    await answer(scope, send)
+    await receive()
+
+
+async def goes_on(scope: Any, receive: Any, send: Any) -> None:
+    """A stream that nothing ends but a cancellation."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        try:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        except OSError:
+            await anyio.sleep_forever()
+
+
+def with_slots() -> Any:
+    slots = anyio.Semaphore(8)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with slots:
+            await goes_on(scope, receive, send)
+
+    return app
+
+
+async def ignores_cancel(scope: Any, receive: Any, send: Any) -> None:
+    try:
+        await anyio.sleep_forever()
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.5)
+        raise
+
+
+async def relabels_cancel(scope: Any, receive: Any, send: Any) -> None:
+    try:
+        await anyio.sleep_forever()
+    except anyio.get_cancelled_exc_class():
+        raise ValueError("no time") from None
+
+
+async def swallows_cancel(scope: Any, receive: Any, send: Any) -> None:
+    try:
+        await anyio.sleep_forever()
+    except anyio.get_cancelled_exc_class():
+        return
+
+
+async def leaves_task(scope: Any, receive: Any, send: Any) -> None:
+    call = Call(anyio.sleep(5))
+    left.callback(call.cancel)
+    await answer(scope, send)
+
+
+async def leaves_thread(scope: Any, receive: Any, send: Any) -> None:
+    event = threading.Event()
+    left.callback(event.set)
+
+    def work() -> None:
+        def inner() -> None:
+            event.wait(5)
+
+        inner()
+
+    threading.Thread(target=work, daemon=True).start()
+    await answer(scope, send)
+
+
+async def leaves_generator(scope: Any, receive: Any, send: Any) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"hello"
+        yield b"never"
+
+    async for part in parts():
+        await answer(scope, send, part)
+        break
+
+
+async def leaves_file(scope: Any, receive: Any, send: Any) -> None:
+    open(__file__, "rb")  # noqa: ASYNC230
+    await answer(scope, send)
+
+
+async def leaks_files(scope: Any, receive: Any, send: Any) -> None:
+    left.enter_context(open(__file__, "rb"))  # noqa: ASYNC230
+    await answer(scope, send)
+
+
+async def leaks_cycles(scope: Any, receive: Any, send: Any) -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    await answer(scope, send)
+
+
+async def starts_threads(scope: Any, receive: Any, send: Any) -> None:
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    await answer(scope, send)
+
+
+async def holds_all(scope: Any, receive: Any, send: Any) -> None:
+    parts = [b"%d" % number * 65536 for number in range(250)]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in parts:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body"})
+
+
+async def opens_on_loop(scope: Any, receive: Any, send: Any) -> None:
+    await read_all(receive)
+    with tempfile.NamedTemporaryFile():
+        await answer(scope, send)
+
+
+async def blocks(scope: Any, receive: Any, send: Any) -> None:
+    time.sleep(0.8)  # noqa: ASYNC251
+    await answer(scope, send)
+
+
+async def reads_all(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await answer(scope, send)
+
+
+async def thread_each(scope: Any, receive: Any, send: Any) -> None:
+    event = threading.Event()
+    thread = threading.Thread(target=event.wait)
+    thread.start()
+    await anyio.sleep(0.1)
+    event.set()
+    thread.join()
+    await answer(scope, send)
+
+
+def one_by_one() -> Any:
+    locks: list[anyio.Lock] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if not locks:
+            locks.append(anyio.Lock())
+        async with locks[0]:
+            await anyio.sleep(0.06)
+        await answer(scope, send)
+
+    return app
+
+
+DEFECTS: list[tuple[str, str, Any]] = [
+    ("request-raised", "get", raises),
+    ("request-raised", "get", raises_text_that_raises),
+    ("answered-500", "get", fails),
+    ("unanswered", "get", waits),
+    ("parts-differ", "post", counts_messages),
+    ("cookies-split", "cookies", first_cookie),
+    ("cookies-split", "cookies", refuses_cookies),
+    ("cookies-split", "cookies", raises_at_cookies),
+    ("header-alias", "header-alias", underscores),
+    ("header-cost", "header-cost", quadratic),
+    ("odd-scope", "odd-scopes", needs_server),
+    ("odd-scope", "odd-scopes", waits_without_server),
+    ("odd-scope", "odd-scopes", fails_without_server),
+    ("bad-scope", "odd-scopes", adds_root),
+    ("none-as-text", "odd-scopes", port_as_text),
+    ("query-refused", "odd-scopes", needs_text),
+    ("root-cut", "root-path", cuts_root),
+    ("root-beside", "root-path", knows_its_root),
+    ("extra-message", "extra-messages", asserts_disconnect),
+    ("extra-message", "extra-messages", refuses_extra),
+    ("truncated-answered", "truncated", takes_what_came),
+    ("disconnect-as-error", "truncated", answers_500_to_nobody),
+    ("disconnect-raised", "leave-before", raises_at_disconnect),
+    ("works-on", "leave-before", waits),
+    ("works-on", "truncated", waits),
+    ("works-on", "leave-waiting", waits),
+    ("works-on", "leave-streaming", goes_on),
+    ("works-on", "send-fails", goes_on),
+    ("waits-for-disconnect", "leave-after", waits_for_the_end),
+    ("pool-stuck", "aborts", with_slots),
+    ("ignores-cancel", "leave-waiting", ignores_cancel),
+    ("ignores-cancel", "cancel", ignores_cancel),
+    ("cancel-relabelled", "cancel", relabels_cancel),
+    ("cancel-relabelled", "cancel", swallows_cancel),
+    ("task-left", "get", leaves_task),
+    ("thread-left", "get", leaves_thread),
+    ("generator-left", "get", leaves_generator),
+    ("file-left", "get", leaves_file),
+    ("leak-tasks", "leaks", leaves_task),
+    ("leak-threads", "leaks", leaves_thread),
+    ("leak-files", "leaks", leaks_files),
+    ("leak-cycles", "leaks", leaks_cycles),
+    ("threads-started", "leaks", starts_threads),
+    ("memory", "slow-reader", holds_all),
+    ("disk-on-loop", "large-upload", opens_on_loop),
+    ("loop-held", "holds-loop", blocks),
+    ("body-unlimited", "body-limit", reads_all),
+    ("threads-unlimited", "concurrency", thread_each),
+    ("serial", "concurrency", one_by_one),
+    ("no-response", "get", returns),
+    ("message-unknown", "get", speaks_otherwise),
+]
+
+
+# A probe waits for things that do not happen, and uvloop keeps asyncio's rules.
+LOOPS = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
+if importlib.util.find_spec("trio"):
+    LOOPS.append(pytest.param(("trio", {}), id="trio"))
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS, indirect=True)
+@pytest.mark.parametrize(
+    ("rule", "probe", "app"), [pytest.param(*row, id=f"{row[0]}-{row[1]}-{row[2].__name__}") for row in DEFECTS]
+)
+async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> None:
+    """One application, one probe, one rule, within a bound."""
+    if app in (with_slots, one_by_one):
+        app = app()  # what it shares between requests belongs to one event loop
+    with anyio.fail_after(30):
+        p, _ = await run_probe(Session(app, deadline=0.3, grace=0.1), probe, "/")
+    assert rule in [finding.rule for finding in p.findings]
+
+
+async def test_leaks_leave_the_collector_as_it_was() -> None:
+    """Off, if it was off."""
+    gc.disable()
+    try:
+        p, _ = await run_probe(Session(good, deadline=0.01, grace=0.5), "leaks", "/")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert p.findings == []
+
+
+def test_every_rule_of_the_check_has_a_defect() -> None:
+    """The table of rules holds none that nothing shows; the last two are of processes."""
+    assert CHECK_RULES.keys() - {rule for rule, _, _ in DEFECTS} == {"stuck", "crashed"}
+
+
+SKIPPING = (
+    "header-cost odd-scopes root-path extra-messages leave-streaming leave-after send-fails cancel aborts slow-reader "
+    "concurrency leaks"
+).split()
+
+
+@pytest.mark.parametrize("app", [raises, returns, good_wait, good_stream, good], ids=lambda app: app.__name__)
+async def test_probe_that_has_nothing_to_try_says_why(app: App) -> None:
+    """What a plain GET gives decides what can be tried."""
+    session = Session(app, deadline=0.05 if app is good_wait else 0.3, grace=0.5)
+    skipped = {}
+    for name in SKIPPING:
+        p, _ = await run_probe(session, name, "/")
+        if p.skipped:
+            skipped[name] = p.skipped
+    wanted = {
+        "raises": (len(SKIPPING), "a GET fails"),
+        "returns": (len(SKIPPING), "a GET fails"),
+        "good_wait": (8, "a GET is not answered"),
+        "good_stream": (5, "a GET is answered with a stream"),
+        "good": (2, "a GET is answered at once"),
+    }
+    count, why = wanted[app.__name__]
+    assert len(skipped) == count
+    assert why in skipped.values()

@@ -1,0 +1,103 @@
+"""docs/lint.md: its commands print what it shows, its tables are those of the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asgicore.__main__ import main
+from asgicore.testing._check import NAMES
+from asgicore.testing._check_report import describe_probe
+from asgicore.testing._check_rules import CHECK_RULES
+from asgicore.testing._rules import RULES
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "lint.md").read_text(encoding="utf-8")
+
+# An application in a file, a command, and what it prints.
+SHOWN = re.findall(
+    r"^```py\n# (\w+)\.py\n(.*?)^```$.*?^```console\n\$ (.*?)^```$.*?^```text\n(.*?)^```$",
+    PAGE,
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def test_page_shows_three_applications() -> None:
+    """Starlette, Django and Quart."""
+    assert [name for name, *_ in SHOWN] == ["starlette_app", "django_app", "quart_app"]
+
+
+@pytest.mark.parametrize(("name", "code", "command", "output"), SHOWN, ids=[name for name, *_ in SHOWN])
+def test_command_of_the_page_prints_what_it_shows(
+    name: str, code: str, command: str, output: str, tmp_path: Path
+) -> None:
+    """Word by word, but for the seconds; the exit status is 1 where there are errors."""
+    framework = name.partition("_")[0]
+    if importlib.util.find_spec(framework) is None:
+        pytest.skip(f"needs {framework}")
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    words = shlex.split(command)
+    assert words[0] == "python"
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert without_seconds(done.stdout) == without_seconds(output)
+
+
+def without_seconds(text: str) -> str:
+    return re.sub(r"in \d+\.\d s$", "in some s", text.strip())
+
+
+def table(title: str) -> list[tuple[str, ...]]:
+    """The rows of the first table after a line, without its head."""
+    rest = PAGE[PAGE.index(title) :]
+    found = re.search(r"^\|.*\n\|[-|]+\n((?:\|.*\n)+)", rest, re.MULTILINE)
+    assert found
+    return [tuple(cell.strip().strip("`") for cell in row.strip("|").split(" | ")) for row in found[1].splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("title", "rules"),
+    [
+        ("### Rules of the check", CHECK_RULES.values()),
+        ("By the application:", [rule for rule in RULES.values() if rule.by == "application"]),
+        ("By the server:", [rule for rule in RULES.values() if rule.by == "server"]),
+    ],
+)
+def test_page_lists_every_rule(title: str, rules: list[object]) -> None:
+    """With its level, where it is written, and what it says."""
+    assert table(title) == [(rule.name, rule.level, rule.section, rule.text) for rule in rules]  # type: ignore[attr-defined]
+
+
+def test_page_lists_every_probe() -> None:
+    """With what it tries."""
+    assert table("### Probes") == [(name, describe_probe(name)) for name in NAMES]
+
+
+def test_page_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that the command knows."""
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    known = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert {row[0].split()[0] for row in table("### Options")} == known
+
+
+def test_reference_lists_what_the_lint_exports() -> None:
+    """What can be imported for it has an entry."""
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    for name in ("lint", "Finding", "LintError", "LintWarning"):
+        assert re.search(rf"auto\w+:: asgicore\.testing\.{name}$", text, re.MULTILINE), name

@@ -1,0 +1,180 @@
+"""The pytest plugin of asgicore.testing: its fixtures, in runs of pytest of their own, and what it costs at start."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+HEAD = """
+import anyio, asyncio, os, pytest, tempfile
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["asgi"].get("spec_version", "none").encode()})
+"""
+
+
+on_both_backends = pytest.mark.skipif(importlib.util.find_spec("trio") is None, reason="needs the extra 'trio'")
+
+
+def run_pytest(path: Path, code: str, *arguments: str) -> str:
+    """What a run of pytest over this file prints."""
+    (path / "test_it.py").write_text(HEAD + code, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
+    # By their names: what else is installed is not needed, and takes its time to start.
+    command += ["-p", "anyio.pytest_plugin", "-p", "asgicore.testing.plugin", *arguments, "test_it.py"]
+    done = subprocess.run(
+        command,
+        cwd=path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_plugin_is_found_by_its_entry_point() -> None:
+    """The project declares the module that has the fixtures."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    name = project["project"]["entry-points"]["pytest11"]["asgicore"]
+    module = importlib.import_module(name)
+    assert {"asgi_client", "asgi_server", "leak_guard"} <= vars(module).keys()
+
+
+@on_both_backends
+def test_client_fixture_makes_clients_of_the_server_fixture(tmp_path: Path) -> None:
+    """uvicorn's personality unless a test says otherwise; the server fixture can be overridden with parameters."""
+    out = run_pytest(
+        tmp_path,
+        """
+@pytest.mark.anyio
+async def test_default(asgi_client):
+    assert (await asgi_client(app).get("/")).text == "2.3"
+
+@pytest.mark.anyio
+async def test_given(asgi_client):
+    from asgicore.testing import DAPHNE
+    assert (await asgi_client(app, server=DAPHNE).get("/")).text == "none"
+
+class TestAll:
+    @pytest.fixture(params=["STRICT", "GUNICORN"])
+    def asgi_server(self, request):
+        import asgicore.testing
+        return getattr(asgicore.testing, request.param)
+
+    @pytest.mark.anyio
+    async def test_each(self, asgi_client, asgi_server):
+        assert (await asgi_client(app).get("/")).text == asgi_server.spec_version
+""",
+    )
+    assert re.search(r"^8 passed", out, re.MULTILINE), out
+
+
+LEAKS = """
+@pytest.fixture(autouse=True)
+def quick(leak_guard):
+    leak_guard.settle_seconds = 0.1
+
+def leave():
+    number, path = tempfile.mkstemp()
+    os.close(number)
+    return path
+
+@pytest.fixture
+def before():
+    path = leave()
+    yield
+    os.unlink(path)
+
+def test_clean(leak_guard, before):
+    os.unlink(leave())
+
+def test_leaky(leak_guard):
+    leave()
+
+@pytest.mark.anyio
+async def test_async_clean(leak_guard, before, asgi_client):
+    assert (await asgi_client(app).get("/")).text == "2.3"
+
+@pytest.mark.anyio
+async def test_async_leaky(leak_guard, anyio_backend_name):
+    if anyio_backend_name == "trio":
+        import trio
+        trio.lowlevel.spawn_system_task(trio.sleep, 3)
+    else:
+        global task
+        task = asyncio.create_task(asyncio.sleep(3))
+    await anyio.lowlevel.checkpoint()
+
+def test_settings(leak_guard):
+    leak_guard.temp_files = False
+    os.unlink(leave())
+
+class TestMethods:
+    @pytest.mark.anyio
+    async def test_method(self, leak_guard):
+        leave()
+"""
+
+
+@on_both_backends
+def test_leak_guard_fixture_guards_the_body_of_a_test(tmp_path: Path) -> None:
+    """Asynchronous tests in their loop, methods too; files of fixtures and of other tests do not count."""
+    out = run_pytest(tmp_path, LEAKS, "-rA")
+    outcomes = {
+        name: outcome for outcome, name in re.findall(r"^(PASSED|FAILED) test_it\.py::(\S+)", out, re.MULTILINE)
+    }
+    failed = {name for name, outcome in outcomes.items() if outcome == "FAILED"}
+    assert failed == {
+        "test_leaky",
+        *(f"test_async_leaky[{backend}]" for backend in ("asyncio", "trio")),
+        *(f"TestMethods::test_method[{backend}]" for backend in ("asyncio", "trio")),
+    }, out
+    assert len(outcomes) == 9
+    assert "LeakError: left behind:" in out
+
+
+@on_both_backends
+def test_leak_guard_fixture_guards_tests_of_hypothesis(tmp_path: Path) -> None:
+    """All examples of a test together; the runner of anyio's plugin is no leak."""
+    pytest.importorskip("hypothesis")
+    out = run_pytest(
+        tmp_path,
+        """
+from hypothesis import HealthCheck, given, settings, strategies
+
+unchecked = settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+
+@pytest.mark.anyio
+@unchecked
+@given(strategies.integers())
+async def test_async(leak_guard, number):
+    await anyio.lowlevel.checkpoint()
+
+@unchecked
+@given(strategies.integers())
+def test_sync(leak_guard, number):
+    pass
+""",
+    )
+    assert re.search(r"^3 passed", out, re.MULTILINE), out
+
+
+def test_page_on_testing_shows_fixtures_that_work(tmp_path: Path) -> None:
+    """The example of the documentation passes, on both backends."""
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    example = re.search(r"^```\{code-block\} python\n(# test_.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert example
+    out = run_pytest(tmp_path, example[1])
+    assert re.search(r"^\d+ passed in", out, re.MULTILINE), out
