@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import aclosing
 from tempfile import SpooledTemporaryFile
-from types import CoroutineType
-from typing import Any, Final
+from types import AsyncGeneratorType, CoroutineType
+from typing import Any, Final, cast
 
 from anyio import Lock
 
@@ -79,6 +79,8 @@ class Body(Receiver):
 
     find_hinter: Callable[[], Callable[[Iterable[str]], Awaitable[bool]] | None] | None = None
     """Finds what sends early hints ahead of the response, where the server takes them."""
+    needs_closing: bool = False
+    """Whether an iterator or a file may have to be closed."""
     data: bytes | None = None
     """The whole body, where it is kept in memory and is here already."""
     _spool: Spool | None = None
@@ -318,6 +320,12 @@ class Body(Receiver):
     def kept(self) -> bytes | Spool:
         """What was kept, where it is here: the whole body, or what a form kept of it."""
         return self._spool if self.data is None and self._spool is not None else self.data or b""
+
+    def _open(self) -> AsyncGeneratorType[bytes, None]:
+        self.needs_closing = True
+        # Typed as what it is, for its ag_await.
+        self._source = source = cast("AsyncGeneratorType[bytes, None]", self._parts())
+        return source
 
     # --- using, in a worker thread -------------------------------------------------------------------
 

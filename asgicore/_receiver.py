@@ -79,8 +79,6 @@ class Receiver:
     """The scope, where no handler listens for the disconnect and others may build requests on the same channel."""
     failure: BaseException | None = None
     """Why nothing more can be received."""
-    needs_closing: bool = False
-    """Whether an iterator or a file may have to be closed."""
     _declared: int | None = None
     _received: int = 0
     _source: AsyncGeneratorType[bytes, None] | None = None
@@ -319,12 +317,6 @@ class Receiver:
             self._received = bound - room
             if timer is not None:
                 timer.stop()
-
-    def _open(self) -> AsyncGeneratorType[bytes, None]:
-        self.needs_closing = True
-        # Typed as what it is, for its ag_await.
-        self._source = source = cast("AsyncGeneratorType[bytes, None]", self._parts())
-        return source
 
     # --- the listener's side -------------------------------------------------------------------------
 

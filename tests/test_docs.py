@@ -23,6 +23,7 @@ import pytest
 from fakes import EMPTY, body_messages, call
 
 from asgicore import AsgicoreError, Compression, Handler, Limits, Request, Response, Threads, errors
+from asgicore._hooks import Hooks
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +205,7 @@ async def test_response_ready_that_raises_is_answered_as_the_errors_page_says(ca
 
 def test_hooks_page_lists_every_hook() -> None:
     """The table names what a subclass may override: every public method of Handler but the ones for its user."""
-    public = {name for name, value in vars(Handler).items() if not name.startswith("_") and name != "aclose"}
+    public = {name for name in {**vars(Hooks), **vars(Handler)} if not name.startswith("_") and name != "aclose"}
     listed = rows("hooks.md")
     assert listed.keys() == public
     text = (DOCS / "hooks.md").read_text(encoding="utf-8")

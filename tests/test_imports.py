@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
     {"_exchange", "_encoded", "_events", "_file_response"},
-    {"_compression"},
+    {"_compression", "_hooks"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
@@ -214,7 +214,7 @@ def test_receive_is_called_by_the_body_alone() -> None:
     callers = {f"{name}:{function}" for name in set(MODULES) - OF_TESTS for function in calls_of("receive", name)}
     may = {"_receiver", "_body", "_idle", "_lifespan"}
     others = {caller for caller in callers if caller.partition(":")[0] not in may}
-    assert others <= {"_handler:Handler.listen_for_disconnect"}
+    assert others <= {"_hooks:Hooks.listen_for_disconnect"}
     assert any(caller.startswith("_receiver:") for caller in callers)
 
 

@@ -43,8 +43,8 @@ from django.http.response import HttpResponseBase
 from django.urls import get_resolver, get_urlconf
 
 from .._body import Body
-from .._exchange import Exchange, is_head
-from .._handler import Closer, Handler
+from .._exchange import Closer, Exchange, is_head
+from .._handler import Handler
 from .._headers import check_request_headers, list_headers
 from .._lifespan import Lifespan
 from .._response import Response
@@ -313,7 +313,7 @@ class ASGIHandler(Handler, DjangoHandler):
         if exchange.unclosed or exchange.body.needs_closing or self._tells_of_ends or not isinstance(visit, Visit):
             await super()._close(exchange)
         elif not visit.close_now(type(self)):
-            await run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
+            await run_shielded(exchange.close_one(partial(self._finish, visit)), None)
 
     def _enders(self, exchange: Exchange) -> Iterator[Closer]:
         visit = exchange.request
@@ -324,7 +324,7 @@ class ASGIHandler(Handler, DjangoHandler):
                     yield lambda: self.client_left(visit.request, exchange.phase)
                 yield lambda: self.request_finished(visit.request, response)
             # However long it takes: a thread cannot be left.
-            yield lambda: run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
+            yield lambda: run_shielded(exchange.close_one(partial(self._finish, visit)), None)
         yield exchange.body.aclose
 
     async def _finish(self, visit: Visit) -> None:
