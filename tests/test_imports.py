@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},
     {"_receiver"},
     {"_body", "_disk", "_files", "_keep_alive", "_uploads"},
-    {"_parts"},
+    {"_parts", "_request_head"},
     {"_form"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
