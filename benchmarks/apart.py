@@ -32,8 +32,10 @@ EXIT_SECONDS = 30
 @contextlib.contextmanager
 def scratch() -> Iterator[dict[str, str]]:
     """The environment for processes whose temporary files go when this ends, whatever became of the processes."""
+    # What is imported from a checkout would be compiled each time, and what was installed is compiled already.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        yield {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+        yield {**environment, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
 
 
 class Process:
