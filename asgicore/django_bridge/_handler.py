@@ -89,7 +89,7 @@ class ASGIHandler(Handler, DjangoHandler):
         on_disconnect: ``"cancel"``: an asynchronous view and its response are cancelled when the client leaves.
             ``"notify"``: nothing happens before the response is sent.
         strict: Refuse lifespan and websocket scopes by ``ValueError``, as Django does.
-        lifespan: As for :class:`asgicore.Handler`.
+        lifespan: As for ``asgicore.Handler``.
         routes: ASGI applications by scope type, such as ``{"websocket": chat}``.
         max_workers: How many requests run synchronous code at once.
         max_body_bytes: Requests that declare or send more are refused with 413 before Django sees them. ``None``:
@@ -455,7 +455,7 @@ class ASGIHandler(Handler, DjangoHandler):
         return response
 
     async def send_response(self, response: Any, send: Send) -> None:
-        """Send start, body messages of at most :attr:`chunk_size` bytes, and end.
+        """Send start, body messages of at most ``chunk_size`` bytes, and end.
 
         Args:
             response: Django's response.
@@ -479,7 +479,7 @@ def get_asgi_application(**options: Any) -> ASGIHandler:
     """Set Django up and return its ASGI application; in place of ``django.core.asgi.get_asgi_application``.
 
     Args:
-        options: As for :class:`ASGIHandler`; none are needed.
+        options: As for ``ASGIHandler``; none are needed.
     """
     django.setup(set_prefix=False)
     return ASGIHandler(**options)

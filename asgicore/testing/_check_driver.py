@@ -113,7 +113,7 @@ class Exchange:
         items: What ``receive`` gives; after them it waits for the end of the response or of the client.
         send_raises: Whether ``send`` raises when the client has left, or says nothing.
         fail_at: The client leaves at this call of ``send``.
-        hold_at: From this call on, ``send`` waits for :meth:`release`.
+        hold_at: From this call on, ``send`` waits for ``release()``.
         cancel_at: The call is cancelled when it waits for the so-manieth time.
         is_deaf: Whether ``receive`` goes on waiting when the response is complete.
     """

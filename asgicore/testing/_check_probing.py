@@ -139,7 +139,7 @@ class Probing:
             items: What ``receive`` gives; an empty body if left out.
             headers: Further fields.
             scope: Changes to the scope.
-            options: As for :class:`Exchange`.
+            options: As for ``Exchange``.
         """
         whole = http_scope(self.path, method)
         whole["headers"] += headers

@@ -49,7 +49,7 @@ _WHEN: Final = {
 
 
 class LifespanExchange:
-    """Follows the lifespan of an application; the arguments are those of :class:`HTTPExchange`."""
+    """Follows the lifespan of an application; the arguments are those of ``HTTPExchange``."""
 
     def __init__(self, scope: Mapping[str, Any], report: Report) -> None:
         self._report = report

@@ -50,16 +50,16 @@ def lint(app: Application, *, collect: Collect = False) -> Lint:
     """Wrap an ASGI application, so that each HTTP request and lifespan is held against the specifications.
 
     Messages pass as they are, the same objects; nothing is consumed. What is not allowed raises
-    :class:`LintError` in the call that it is about: out of ``send``, ``receive`` or the application. If the
+    ``LintError`` in the call that it is about: out of ``send``, ``receive`` or the application. If the
     application swallows it, it is raised once more when the application ends. What is not recommended is a
-    :class:`LintWarning`. What is worth knowing is only collected. With ``collect``, nothing is raised or warned
+    ``LintWarning``. What is worth knowing is only collected. With ``collect``, nothing is raised or warned
     of, and every message goes its way.
 
     Other scopes, websockets among them, are handed through untouched.
 
     Args:
         app: Any ASGI application. Middleware is one, too: a lint around and a lint within tell who did it.
-        collect: A list that gets every :class:`Finding`, or a function that is called with it.
+        collect: A list that gets every ``Finding``, or a function that is called with it.
 
     Returns:
         The wrapped application; ``app`` is the one within.
@@ -76,7 +76,7 @@ def lint(app: Application, *, collect: Collect = False) -> Lint:
 
 
 class Lint:
-    """An application that is held against the specifications; made by :func:`lint`."""
+    """An application that is held against the specifications; made by ``lint()``."""
 
     def __init__(self, app: Application, collect: Callable[[Finding], object] | None) -> None:
         self.app = app

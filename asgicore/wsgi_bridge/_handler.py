@@ -98,12 +98,12 @@ class WSGIHandler(Handler):
         app: The WSGI application (PEP 3333).
         body: ``"spool"``: it is called when the whole request body is here, so that a slow upload costs no thread.
             ``"stream"``: it is called at once, and ``wsgi.input`` waits for the client.
-        limits: As for :class:`asgicore.Handler`.
+        limits: As for ``asgicore.Handler``.
         environ: Further keys of the environ: a mapping, or a function that makes one from the scope.
-        threads: As for :class:`asgicore.Handler`; with one thread ``wsgi.multithread`` is false.
-        lifespan: As for :class:`asgicore.Handler`.
-        compression: As for :class:`asgicore.Handler`.
-        debug: As for :class:`asgicore.Handler`.
+        threads: As for ``asgicore.Handler``; with one thread ``wsgi.multithread`` is false.
+        lifespan: As for ``asgicore.Handler``.
+        compression: As for ``asgicore.Handler``.
+        debug: As for ``asgicore.Handler``.
 
     Raises:
         TypeError: ``app`` cannot be called, or is asynchronous.
