@@ -94,10 +94,3 @@ def test_page_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["check", "--help"])
     known = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
     assert {row[0].split()[0] for row in table("### Options")} == known
-
-
-def test_reference_lists_what_the_lint_exports() -> None:
-    """What can be imported for it has an entry."""
-    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    for name in ("lint", "Finding", "LintError", "LintWarning"):
-        assert re.search(rf"auto\w+:: asgicore\.testing\.{name}$", text, re.MULTILINE), name
