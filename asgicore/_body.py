@@ -73,7 +73,7 @@ class Body(Receiver):
     Args:
         receive: The server's channel. Nobody else may call it.
         limits: ``max_body_bytes``, ``spool_threshold_bytes`` and ``body_timeout_seconds`` apply.
-        keep: Whether the body is read whole and kept (:meth:`load`), to be used any number of times; otherwise it
+        keep: Whether the body is read whole and kept (``load()``), to be used any number of times; otherwise it
             can be used once.
     """
 
@@ -97,13 +97,13 @@ class Body(Receiver):
     # --- keeping -------------------------------------------------------------------------------------
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
-        """Start :meth:`load`; most bodies are whole with the first message, which is there already.
+        """Start ``load()``; most bodies are whole with the first message, which is there already.
 
         Returns:
             ``None`` if everything is here, else what is left to be awaited.
 
         Raises:
-            As :meth:`load`.
+            As ``load()``.
         """
         if is_trio():
             return self.load()
@@ -330,21 +330,21 @@ class Body(Receiver):
     # --- using, in a worker thread -------------------------------------------------------------------
 
     def read_nowait(self) -> bytes:
-        """As :meth:`read`, for a body that is kept and here."""
+        """As ``read()``, for a body that is kept and here."""
         self._check_here()
         if self.data is None:
             self.data = b"".join(self.stream_nowait())
         return self.data
 
     def stream_nowait(self) -> Iterator[bytes]:
-        """As :meth:`stream`, for a body that is kept and here."""
+        """As ``stream()``, for a body that is kept and here."""
         self._check_here()
         if self._spool is None:
             return iter((self.data,) if self.data else ())
         return iter(_KeptParts(self._spool), b"")
 
     def file_nowait(self) -> SpooledTemporaryFile[bytes]:
-        """As :meth:`file`, for a body that is kept and here."""
+        """As ``file()``, for a body that is kept and here."""
         self._check_here()
         if self._spool is None:
             return self._file_in_memory()

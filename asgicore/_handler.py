@@ -61,7 +61,7 @@ __all__ = ["Endpoint", "Handler"]
 logger = logging.getLogger("asgicore")
 
 Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]] | Callable[[Any], Response]
-"""A function, async or not, that takes a :class:`Request` and returns a :class:`Response`."""
+"""A function, async or not, that takes a ``Request`` and returns a ``Response``."""
 
 # No event loop is given this by a coroutine.
 _FINISHED: Final = object()

@@ -1,4 +1,4 @@
-"""What a subclass of :class:`Handler` may override, and what each hook does by itself.
+"""What a subclass of ``Handler`` may override, and what each hook does by itself.
 
 The names are those of Django's ``ASGIHandler``, freed from Django.
 """
@@ -40,7 +40,7 @@ class Hooks:
     """Longest body message of a response, in bytes."""
 
     request_class: type[Any] = Request
-    """Built by :meth:`create_request` with the scope and the :class:`Body`."""
+    """Built by ``create_request()`` with the scope and the ``Body``."""
 
     _base: ClassVar[type[Any]]
     """The class whose hooks do what the engine does by itself; bridges have their own."""
@@ -131,7 +131,7 @@ class Hooks:
             logger.info("closing a response that nobody was there to get failed", exc_info=exc)
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
-        """Return, or raise :class:`ClientDisconnectedError`, when the client has left, and not before.
+        """Return, or raise ``ClientDisconnectedError``, when the client has left, and not before.
 
         Called beside an endpoint that waits. After the body, ``receive`` gives ``http.disconnect`` alone.
         """
@@ -145,7 +145,7 @@ class Hooks:
         """The endpoint is done and nothing was sent yet. Does nothing; for frameworks."""
 
     def handle_http_error(self, request: Any, exc: HTTPError) -> Response:
-        """The response to an :class:`HTTPError`; ``request`` is ``None`` if its head was refused."""
+        """The response to an ``HTTPError``; ``request`` is ``None`` if its head was refused."""
         if exc.status_code == 304:
             # It has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
             return Response(b"", 304, exc.headers)
@@ -157,7 +157,7 @@ class Hooks:
         return Response(text.encode(errors="backslashreplace"), 500, content_type="text/plain; charset=utf-8")
 
     async def send_response(self, response: Response, send: Send) -> None:
-        """Send start, body messages of at most :attr:`chunk_size` bytes, and end.
+        """Send start, body messages of at most ``chunk_size`` bytes, and end.
 
         Args:
             response: What the endpoint returned.
@@ -207,11 +207,11 @@ class Hooks:
         return writer.send_whole(response.status_code, headers, body, chunks)
 
     def chunk_bytes(self, data: bytes) -> Iterable[tuple[bytes, bool]]:
-        """Cut ``data`` into (chunk, is_last) of at most :attr:`chunk_size`; empty data gives one ``(b"", True)``."""
+        """Cut ``data`` into (chunk, is_last) of at most ``chunk_size``; empty data gives one ``(b"", True)``."""
         return slice_bytes(data, self.chunk_size)
 
     async def client_left(self, request: Any, phase: Literal["body", "handler", "response"]) -> None:
-        """The client left before the response was complete. Called once, shielded, before :meth:`request_finished`.
+        """The client left before the response was complete. Called once, shielded, before ``request_finished()``.
 
         Args:
             request: The request, ``None`` if the client left before there was one.

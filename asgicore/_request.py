@@ -55,14 +55,14 @@ class Request(RequestHead):
     """One HTTP request.
 
     Building one never fails, however odd the scope. An accessor that needs text raises
-    :class:`asgicore.MalformedRequestError` (400), naming the field, where there is none.
+    ``asgicore.MalformedRequestError`` (400), naming the field, where there is none.
 
     Args:
         scope: The connection scope; not changed. Where ``receive`` is the server's channel, the first use of the body
             is noted there, so that another request on the same channel does not wait for what is gone.
-        receive: The server's channel, or the :class:`Body` that owns it already.
-        send: The server's channel for the response, for :meth:`send_early_hints`; not needed where a ``Body`` is given.
-            Hints sent after a start that went out by other means than a :class:`Response` are the caller's mistake.
+        receive: The server's channel, or the ``Body`` that owns it already.
+        send: The server's channel for the response, for ``send_early_hints()``; not needed where a ``Body`` is given.
+            Hints sent after a start that went out by other means than a ``Response`` are the caller's mistake.
         limits: Bounds of what the accessors parse and of the body; those of the ``Body`` if it is one.
     """
 
@@ -118,7 +118,7 @@ class Request(RequestHead):
         Raises:
             BodyConsumedError: At once, in stream mode, if the body was used before.
 
-        The iterator raises as :meth:`body` does.
+        The iterator raises as ``body()`` does.
         """
         return self._body.stream()
 
@@ -126,12 +126,12 @@ class Request(RequestHead):
         """Return the body as a binary file at position 0: in memory if small, else on disk.
 
         It is closed with the request.
-        A large file is read from the disk: in an ``async`` function, read it in a worker thread, or use :meth:`stream`.
+        A large file is read from the disk: in an ``async`` function, read it in a worker thread, or use ``stream()``.
 
         Raises:
             BodyConsumedError: In stream mode, if the body was used before; or the request is over.
-            RequestError: As :meth:`body`.
-            ClientDisconnectedError: As :meth:`body`.
+            RequestError: As ``body()``.
+            ClientDisconnectedError: As ``body()``.
         """
         return await self._body.file()
 
@@ -143,9 +143,9 @@ class Request(RequestHead):
 
         Raises:
             MalformedBodyError: It is no JSON, or nested too deeply.
-            BodyConsumedError: As :meth:`body`.
-            RequestError: As :meth:`body`.
-            ClientDisconnectedError: As :meth:`body`.
+            BodyConsumedError: As ``body()``.
+            RequestError: As ``body()``.
+            ClientDisconnectedError: As ``body()``.
         """
         # Without a call where the body is kept and here, as it mostly is.
         body = self._body.data if self._body.is_kept else None
@@ -154,7 +154,7 @@ class Request(RequestHead):
         return _parse_json(body, loads)
 
     async def form(self) -> MultiDictProxy[str | UploadFile]:
-        """Return the fields of a form, urlencoded or multipart, every repeat in order: text, or :class:`UploadFile`.
+        """Return the fields of a form, urlencoded or multipart, every repeat in order: text, or ``UploadFile``.
 
         Later calls return the same object. Multipart forms need the extra ``forms``.
         Large files go to a temporary file, which is closed with the request.
@@ -165,9 +165,9 @@ class Request(RequestHead):
             BodyTooLargeError: A field, or all of them together, is too large.
             MalformedRequestError: The content type of a multipart form has no boundary, or none that can be.
             MissingExtraError: The form is multipart, and the extra ``forms`` is not installed.
-            BodyConsumedError: As :meth:`body`.
-            RequestError: As :meth:`body`.
-            ClientDisconnectedError: As :meth:`body`.
+            BodyConsumedError: As ``body()``.
+            RequestError: As ``body()``.
+            ClientDisconnectedError: As ``body()``.
         """
         if self._form is None:
             if self._forming is None:
@@ -200,11 +200,11 @@ class Request(RequestHead):
 
         Raises:
             UnsupportedMediaTypeError: The body is of another media type.
-            MalformedRequestError: As :meth:`form`.
-            MissingExtraError: As :meth:`form`.
+            MalformedRequestError: As ``form()``.
+            MissingExtraError: As ``form()``.
             BodyConsumedError: At once, in stream mode, if the body was used before.
 
-        The iterator raises as :meth:`form` does. There are at most ``Limits.max_form_fields`` and
+        The iterator raises as ``form()`` does. There are at most ``Limits.max_form_fields`` and
         ``Limits.max_form_files`` parts.
         """
         return open_parts(self._body, *self._parsed_content_type())
@@ -240,7 +240,7 @@ class Request(RequestHead):
     # --- body, in a synchronous endpoint -------------------------------------------------------------
 
     def body_nowait(self) -> bytes:
-        """As :meth:`body`, in a synchronous endpoint.
+        """As ``body()``, in a synchronous endpoint.
 
         Raises:
             BodyConsumedError: The body is not here, as in an endpoint of a ``Handler`` with ``body="stream"``; or the
@@ -249,46 +249,46 @@ class Request(RequestHead):
         return self._body.read_nowait()
 
     def stream_nowait(self) -> Iterator[bytes]:
-        """As :meth:`stream`, in a synchronous endpoint; reads the disk if the body is large.
+        """As ``stream()``, in a synchronous endpoint; reads the disk if the body is large.
 
         Raises:
-            BodyConsumedError: As :meth:`body_nowait`.
+            BodyConsumedError: As ``body_nowait()``.
         """
         return self._body.stream_nowait()
 
     def file_nowait(self) -> SpooledTemporaryFile[bytes]:
-        """As :meth:`file`, in a synchronous endpoint.
+        """As ``file()``, in a synchronous endpoint.
 
         Raises:
-            BodyConsumedError: As :meth:`body_nowait`.
+            BodyConsumedError: As ``body_nowait()``.
         """
         return self._body.file_nowait()
 
     def json_nowait(self, *, loads: Callable[[str], Any] = _decode_json) -> Any:
-        """As :meth:`json`, in a synchronous endpoint.
+        """As ``json()``, in a synchronous endpoint.
 
         Raises:
-            MalformedBodyError: As :meth:`json`.
-            BodyConsumedError: As :meth:`body_nowait`.
+            MalformedBodyError: As ``json()``.
+            BodyConsumedError: As ``body_nowait()``.
         """
         return _parse_json(self._body.read_nowait(), loads)
 
     def form_nowait(self) -> MultiDictProxy[str | UploadFile]:
-        """As :meth:`form`, in a synchronous endpoint.
+        """As ``form()``, in a synchronous endpoint.
 
         Raises:
-            BodyConsumedError: As :meth:`body_nowait`.
-            RequestError: As :meth:`form`.
+            BodyConsumedError: As ``body_nowait()``.
+            RequestError: As ``form()``.
         """
         if self._form is None:
             self._form = read_form_nowait(self._body, *self._parsed_content_type())
         return self._given_form()
 
     def multipart_nowait(self) -> Iterator[SyncPart]:
-        """As :meth:`multipart`, in a synchronous endpoint.
+        """As ``multipart()``, in a synchronous endpoint.
 
         Raises:
-            BodyConsumedError: As :meth:`body_nowait`.
-            RequestError: As :meth:`multipart`.
+            BodyConsumedError: As ``body_nowait()``.
+            RequestError: As ``multipart()``.
         """
         return open_parts_nowait(self._body, *self._parsed_content_type())

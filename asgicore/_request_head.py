@@ -42,7 +42,7 @@ def _as_list(fields: Any) -> list[Any]:
 class RequestHead:
     """The connection scope of one request, read.
 
-    An accessor that needs text raises :class:`asgicore.MalformedRequestError` (400), naming the field, where there is
+    An accessor that needs text raises ``asgicore.MalformedRequestError`` (400), naming the field, where there is
     none.
     """
 
@@ -93,7 +93,7 @@ class RequestHead:
 
     @property
     def path_info(self) -> str:
-        """The path below :attr:`root_path`, which is removed on whole segments only; the whole path outside of it."""
+        """The path below ``root_path``, which is removed on whole segments only; the whole path outside of it."""
         return split_root_path(self.path, self._text("root_path", ""))[1]
 
     @property
@@ -257,7 +257,7 @@ class RequestHead:
         return best_type(self._members(b"accept"), offers)
 
     def accepts(self, media_type: str) -> bool:
-        """Whether the client takes this media type; raises as :meth:`preferred_type`."""
+        """Whether the client takes this media type; raises as ``preferred_type()``."""
         return self.preferred_type(media_type) is not None
 
     def preferred_encoding(self, *offers: str) -> str | None:
