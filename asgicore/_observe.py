@@ -208,6 +208,10 @@ class _Observation:
         if self._response_ended is None or self.error is None:
             self.error = error
 
+    def is_about(self, subject: object) -> bool:
+        exchange = self.exchange
+        return exchange is not None and (exchange.body is subject or self._observers.told(exchange)[0] is subject)
+
     def timings(self, finished: float | None = None) -> Timings:
         return Timings(
             received=self._received,
@@ -224,14 +228,14 @@ class _Observation:
     def finish(self, raised: BaseException | None) -> None:
         """Tell all observers, then leave what they have entered."""
         timings = self.timings(monotonic())
-        outcome = self._judge(raised)
+        # The loop has given the request up in the middle of something else, whose context is none of ours.
+        is_elsewhere = _current.get() is not self
+        outcome = self._judge(raised, is_elsewhere)
         error = next((error for error in (self._answered, raised, self.error) if error is not None), None)
         request, response = self._subjects()
         for observer in self._observers.all:
             try:
-                if isinstance(raised, GeneratorExit) and self._context is not None:
-                    # The loop has given the request up, perhaps in the middle of another one: what is current here
-                    # may be that one's.
+                if is_elsewhere and self._context is not None:
                     self._context.run(observer, request, response, timings, outcome, error)
                 else:
                     observer(request, response, timings, outcome, error)
@@ -241,11 +245,11 @@ class _Observation:
             try:
                 manager.__exit__(None, None, None)
             except Exception as exc:
-                # A context variable cannot be reset in another context.
-                if not (isinstance(raised, GeneratorExit) and isinstance(exc, ValueError)):
+                # No context variable can be reset in another context.
+                if not (is_elsewhere and isinstance(exc, ValueError)):
                     _log(observer, exc)
-        # Each refers to the other, and a traceback to both.
-        self.exchange = self.error = self._answered = None
+        # Each refers to this.
+        self.exchange = self.error = self._answered = self._context = None
 
     def _subjects(self) -> tuple[Any, Any]:
         exchange = self.exchange
@@ -254,15 +258,16 @@ class _Observation:
             request = Request(self._scope, Body(self._receive) if exchange is None else exchange.body)
         return request, response
 
-    def _judge(self, raised: BaseException | None) -> Outcome:
+    def _judge(self, raised: BaseException | None, is_elsewhere: bool) -> Outcome:
         exchange = self.exchange
         if exchange is not None and exchange.is_cut:
             return Outcome.CLOSED
         if exchange is not None and exchange.is_gone:
             return Outcome.CLIENT_LEFT
         is_complete = self._response_ended is not None
+        is_elsewhere = is_elsewhere and not is_complete
         error = self._answered if is_complete else self.error if raised is None else raised
-        if error is not None and not isinstance(error, Exception):
+        if is_elsewhere or (error is not None and not isinstance(error, Exception)):
             return Outcome.CANCELLED
         if isinstance(error, (RequestError, ThreadsBusyError)):
             return Outcome.REFUSED
@@ -274,10 +279,15 @@ class _Observation:
 _current: Final[ContextVar[_Observation | None]] = ContextVar("asgicore_observation", default=None)
 
 
-def note_error(error: BaseException | None) -> None:
-    """Have the observers of the current request know of an error that the engine does not see."""
+def note_error(error: BaseException | None, subject: object) -> None:
+    """Have the observers of the current request know of an error that was answered where the engine does not see it.
+
+    Args:
+        error: What was raised.
+        subject: The request, or its body: the current request may be that of another handler around this one.
+    """
     observation = _current.get()
-    if observation is not None and error is not None:
+    if error is not None and observation is not None and observation.is_about(subject):
         observation.note(error)
 
 
@@ -296,12 +306,12 @@ class ObservedExchange(Exchange):
             observation.exchange = self
 
     @property
-    def is_begun(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def is_begun(self) -> bool:
         """As of :class:`Exchange`."""
         return self._is_begun
 
     @is_begun.setter
-    def is_begun(self, value: bool) -> None:
+    def is_begun(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._is_begun = value
         if self._observation is not None and self.response is None:
             self._observation.endpoint_called = monotonic()

@@ -22,7 +22,19 @@ import anyio
 import pytest
 from fakes import EMPTY, body_messages, call
 
-from asgicore import AsgicoreError, Compression, Handler, Limits, Request, Response, Threads, errors
+from asgicore import (
+    AsgicoreError,
+    Compression,
+    Handler,
+    Limits,
+    Observer,
+    Outcome,
+    Request,
+    Response,
+    Threads,
+    Timings,
+    errors,
+)
 from asgicore._hooks import Hooks
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
@@ -214,6 +226,14 @@ def test_hooks_page_lists_every_hook() -> None:
         if inspect.isfunction(hook):
             arguments = ", ".join(list(inspect.signature(hook).parameters)[1:])
             assert f"`{name}({arguments})`" in text
+
+
+def test_observability_page_lists_every_outcome_and_every_moment() -> None:
+    """The tables name each member of Outcome and each field of Timings, in order, and what a subclass may override."""
+    listed = list(rows("observability.md"))
+    methods = ["around", "extra_headers", "__call__"]
+    assert listed == [*Outcome.__members__, *(field.name for field in fields(Timings)), *methods]
+    assert set(methods) == {name for name, value in vars(Observer).items() if inspect.isfunction(value)}
 
 
 def test_reference_lists_every_public_name() -> None:

@@ -238,6 +238,7 @@ class ASGIHandler(Handler, DjangoHandler):
             if declared is not None and limits.max_body_bytes is not None and declared > limits.max_body_bytes:
                 raise BodyTooLargeError(limits.max_body_bytes)
         except RequestError as exc:
+            note_error(exc, body)
             refusal = self._answer_http_error(visit, exc)
         return visit, refusal
 
@@ -506,9 +507,9 @@ def _send_to(receivers: list[Any], signal: Any, sender: type, scope: Scope) -> N
         receiver(signal=signal, sender=sender, scope=scope)
 
 
-def _note_exception(**_: Any) -> None:
-    """Django has turned an exception into a response, before the engine could see it."""
-    note_error(sys.exception())
+def _note_exception(request: Any = None, **_: Any) -> None:
+    """Django turns an exception into a response, and the engine does not see it."""
+    note_error(sys.exception(), request)
 
 
 def _close_connections() -> None:
