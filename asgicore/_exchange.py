@@ -74,6 +74,8 @@ class Exchange(Writer):
     """Whether the body was read, as far as it is, and the endpoint called."""
     is_ending: bool = False
     """Whether the handler is being closed."""
+    is_cut: bool = False
+    """Whether that has ended the request."""
     is_dropped: bool = False
     """Whether the event loop has given the request up."""
 
@@ -113,6 +115,9 @@ class Exchange(Writer):
     def forget(self, response: Response) -> None:
         """Leave the closing of this response to somebody else."""
         self.unclosed = tuple(other for other in self.unclosed if other is not response)
+
+    def note(self, error: Exception) -> None:
+        """An error was answered or logged; for those who observe."""
 
     def refuse_body(self) -> None:
         """Have the connection closed if a body is under way: it would be drained at our cost."""
@@ -206,6 +211,7 @@ class Exchange(Writer):
                 raise errors from None
 
     def _log_unclosed(self, exc: Exception) -> None:
+        self.note(exc)
         level = logging.INFO if self.is_gone else logging.ERROR
         logger.log(level, "closing %s failed", str(self), exc_info=exc)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from anyio import CancelScope, Event, move_on_after
@@ -32,6 +33,8 @@ from ._extensions import TRAILERS
 from ._hooks import Hooks
 from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
+from ._observe import ObservedExchange, Observers
+from ._observer import Observe
 from ._request import Request
 from ._response import Background, Response
 from ._stepped import SteppedListener
@@ -100,11 +103,13 @@ class Handler(Hooks):
         threads: Run what is synchronous: endpoints, iterators, background work. If ``None``, 40 threads of the
             handler's own, which end with the lifespan; others are their owner's to close.
         compression: Compresses what the endpoint returns, where the client wants it. Off if ``None``.
+        observe: Called with ``(request, response, timings, outcome, error)`` at the end of every request: a function,
+            an ``Observer``, or several of them.
         debug: Answer uncaught exceptions with their traceback, and report code that blocks the event loop.
             Never in production.
 
     Raises:
-        TypeError: The endpoint is no callable, or there is none.
+        TypeError: The endpoint is no callable, or there is none; an observer is no callable, or asynchronous.
         ValueError: ``body`` or ``on_disconnect`` is none of the words above, or a synchronous endpoint is to stream.
     """
 
@@ -121,6 +126,7 @@ class Handler(Hooks):
         lifespan: Lifespan | None = None,
         threads: Threads | None = None,
         compression: Compression | None = None,
+        observe: Observe = (),
         debug: bool = False,
     ) -> None:
         if body not in ("spool", "stream"):
@@ -168,6 +174,11 @@ class Handler(Hooks):
         self._deliver: Callable[[Response, Exchange], Awaitable[None]] = self.send_response
         self._refuse: Callable[[Any, HTTPError], Response] = self.handle_http_error
         self._fail: Callable[[Any, Exception], Response] = self.handle_uncaught_exception
+        self._new_exchange: type[Exchange] = Exchange
+        if callable(observe) or observe:
+            self._new_exchange = ObservedExchange
+            # In place of the method: a handler without observers does nothing to find that out.
+            vars(self)["handle"] = partial(Observers(observe, self._as_told).serve, partial(type(self).handle, self))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope.
@@ -209,7 +220,7 @@ class Handler(Hooks):
         body = Body(receive, limits, self._keeps)
         if limits.send_timeout_seconds is not None:
             send = limit_send(send, limits.send_timeout_seconds)
-        exchange = Exchange(scope, body, send, self.chunk_size)
+        exchange = self._new_exchange(scope, body, send, self.chunk_size)
         try:
             # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
             outer = self._outer_scope() if self._cancels else None
@@ -292,6 +303,7 @@ class Handler(Hooks):
             exchange.cancel_scope = None
             self._forget(exchange)
         if exchange.is_ending:
+            exchange.is_cut = True
             exchange.refuse_body()
             raise _closing()
 
@@ -416,6 +428,7 @@ class Handler(Hooks):
             return await self._prepare(exchange, response)
         except Exception as exc:
             # The answer to this could fail as this one did.
+            exchange.note(exc)
             logger.error("%s failed", str(exchange), exc_info=exc)
             response = Handler.handle_uncaught_exception(self, exchange.request, exc)
             exchange.take(response)
@@ -426,6 +439,7 @@ class Handler(Hooks):
         exc = _of_the_client(exc)
         if exchange.is_gone or (exc is exchange.body.failure and not isinstance(exc, RequestError)):
             raise exc
+        exchange.note(exc)
         if isinstance(exc, HTTPError):
             if isinstance(exc, RequestError):
                 exchange.refuse_body()
@@ -433,6 +447,7 @@ class Handler(Hooks):
                 return self._refuse(exchange.request, exc)
             except Exception as error:
                 exc = error
+                exchange.note(exc)
         logger.error("%s failed", str(exchange), exc_info=exc)
         return self._fail(exchange.request, exc)
 
@@ -443,10 +458,12 @@ class Handler(Hooks):
             else:
                 await self.threads.run(background)
         except Exception as exc:
+            exchange.note(exc)
             logger.error("the background work of %s failed", str(exchange), exc_info=exc)
 
     async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""
+        exchange.is_cut = True
         response = exchange.response
         rest = response.cut() if isinstance(response, StreamingResponse) else b""
         if exchange.is_open and rest is not None:
@@ -464,6 +481,7 @@ class Handler(Hooks):
             logger.debug("%s: the client left", str(exchange))
         else:
             # Mostly the endpoint's way of telling that it was cut short; nobody waits for an answer.
+            exchange.note(exc)
             logger.info("%s: the client left, then %s was raised", str(exchange), type(exc).__name__, exc_info=exc)
 
     async def _close(self, exchange: Exchange) -> None:
@@ -487,6 +505,10 @@ class Handler(Hooks):
     def _drop(self, exchange: Exchange) -> None:
         """Close what can be closed without waiting."""
         exchange.drop()
+
+    def _as_told(self, exchange: Exchange) -> tuple[Any, Any]:
+        """Request and response as hooks get them."""
+        return exchange.request, exchange.response
 
     def _enders(self, exchange: Exchange) -> Iterator[Closer]:
         """What is called at the end, in this order."""

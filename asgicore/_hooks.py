@@ -19,6 +19,7 @@ from ._exchange import Exchange, is_head
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
+from ._observe import note_error
 from ._request import Request
 from ._response import Response
 from ._streaming_response import StreamingResponse
@@ -76,6 +77,7 @@ class Hooks:
             if declared is not None:
                 body.declare(declared)
         except RequestError as exc:
+            note_error(exc, body)
             return None, self.handle_http_error(None, exc)
         return self.request_class(scope, body), None
 

@@ -428,3 +428,14 @@ class Receiver:
             await self._left.wait()
             if self.failure is not None and not self.is_disconnected:
                 raise self.failure
+
+
+def tap_receive(receive: Receive, after: Callable[[Message], None]) -> Receive:
+    """``receive`` whose messages ``after`` gets to see."""
+
+    async def receive_tapped() -> Message:
+        message = await receive()
+        after(message)
+        return message
+
+    return receive_tapped

@@ -564,3 +564,14 @@ def limit_send(send: Send, seconds: float) -> Send:
             raise TimeoutError(f"the server did not take a message within {seconds:g} seconds (send_timeout_seconds)")
 
     return send_within
+
+
+def tap_send(send: Send, before: Callable[[Any], Any], after: Callable[[Any], None]) -> Send:
+    """``send`` whose messages go through ``before``; ``after`` gets those that the server has taken."""
+
+    async def send_tapped(message: Any) -> None:
+        message = before(message)
+        await send(message)
+        after(message)
+
+    return send_tapped

@@ -24,7 +24,19 @@ import pytest
 from fakes import EMPTY, body_messages, call
 
 import asgicore
-from asgicore import AsgicoreError, Compression, Handler, Limits, Request, Response, Threads, errors
+from asgicore import (
+    AsgicoreError,
+    Compression,
+    Handler,
+    Limits,
+    Observer,
+    Outcome,
+    Request,
+    Response,
+    Threads,
+    Timings,
+    errors,
+)
 from asgicore._hooks import Hooks
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
@@ -259,6 +271,14 @@ def test_reference_has_an_entry_for_every_public_name(module: str) -> None:
     names: set[str] = set(importlib.import_module(module).__all__) - {"__version__"}
     at_the_root = names & set(asgicore.__all__)
     assert {*entries(module), *(entries("asgicore") & at_the_root)} == names
+
+
+def test_observability_page_lists_every_outcome_and_every_moment() -> None:
+    """The tables name each member of Outcome and each field of Timings, in order, and what a subclass may override."""
+    listed = list(rows("observability.md"))
+    methods = ["around", "extra_headers", "__call__"]
+    assert listed == [*Outcome.__members__, *(field.name for field in fields(Timings)), *methods]
+    assert set(methods) == {name for name, value in vars(Observer).items() if inspect.isfunction(value)}
 
 
 def test_testing_page_lists_every_option_of_a_request() -> None:

@@ -21,7 +21,7 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables", "_dates", "_encoders"},
+    {"_grammar", "_state", "_callables", "_dates", "_encoders", "_observer"},
     {
         *("_headers", "_params", "_cookies", "_target", "_accept", "_conditions"),
         *("_disposition", "_media_types", "_paths", "_sse"),
@@ -39,7 +39,8 @@ LAYERS: list[set[str]] = [
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
     {"_exchange", "_encoded", "_events", "_file_response"},
-    {"_compression", "_hooks"},
+    {"_compression", "_observe"},
+    {"_hooks"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
