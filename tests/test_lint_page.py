@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from asgicore.__main__ import main
-from asgicore.testing._check import NAMES
-from asgicore.testing._check_report import describe_probe
-from asgicore.testing._check_rules import CHECK_RULES
-from asgicore.testing._rules import RULES
+from asgicore.testing._check.probes import NAMES, describe_probe
+from asgicore.testing._check.rules import CHECK_RULES
+from asgicore.testing._lint.rules import RULES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "lint.md").read_text(encoding="utf-8")

@@ -11,9 +11,10 @@ from typing import Final
 
 import anyio
 
-from ._check_driver import Exchange, Item
-from ._check_probing import Probing, body_items
-from ._check_watch import Lag, audit, living_tasks, open_files, task_name, traced_memory
+from .._living import descriptors, leak_of_descriptor, leak_of_task, tasks
+from .exchange import Item
+from .probing import Probing, body_items
+from .watch import Lag, audit, traced_memory
 
 MiB: Final = 2**20
 
@@ -45,7 +46,7 @@ async def body_limit(p: Probing) -> None:
     await exchange.until(lambda one: one.taken >= _PATIENCE_BYTES or one.status is not None, 2 * p.deadline)
     if exchange.status is None and exchange.taken >= _PATIENCE_BYTES:
         p.found("body-unlimited", f"an upload of a terabyte is not refused: {exchange.taken // MiB} MiB were taken")
-    await exchange.until_ended(0.05)
+    await exchange.until_ended(p.glance / 2)
     await p.abandon(exchange)
 
 
@@ -55,8 +56,29 @@ def _endless() -> Iterator[Item]:
         yield part
 
 
+_UPLOADS: Final = 64
+"""So many clients upload at a time: more than a pool has threads."""
+
+
+async def slow_uploads(p: Probing) -> None:
+    """64 clients that stop in the middle of an upload; and somebody who asks meanwhile."""
+    if not await p.answers("complete"):
+        return
+    part: Item = {"type": "http.request", "body": b"12345", "more_body": True}
+    headers = [(b"content-length", b"10"), (b"content-type", b"application/octet-stream")]
+    uploads = [p.exchange("POST", [part], headers=headers) for _ in range(_UPLOADS)]
+    with anyio.move_on_after(2 * p.glance):
+        for exchange in uploads:
+            await exchange.until(lambda one: one.taken, p.glance)
+    other = p.exchange()
+    await other.until(lambda one: one.status is not None, p.deadline)
+    if other.status is None and not other.is_ended:
+        p.found("uploads-hold", f"beside {_UPLOADS} uploads, a request gets no answer within {p.deadline:g} s")
+    await p.abandon(*uploads, other)
+
+
 async def slow_reader(p: Probing) -> None:
-    """A client that reads the beginning of the response and then nothing for half a second."""
+    """A client that reads the beginning of the response and then nothing for a sixth of the deadline."""
     if not await p.answers("complete", "streams", "waits"):
         return
     profile = await p.profile()
@@ -67,7 +89,7 @@ async def slow_reader(p: Probing) -> None:
         exchange = p.exchange(hold_at=4)
         began = held = perf_counter()
         # An application that reads all of its response before it sends any is not held at all.
-        while not exchange.is_ended and perf_counter() - held < 0.5 and peak() < 8 * _HELD_BYTES:
+        while not exchange.is_ended and perf_counter() - held < 5 * p.glance and peak() < 8 * _HELD_BYTES:
             if not exchange.is_held:
                 held = perf_counter()
                 if held - began > p.deadline:
@@ -80,7 +102,7 @@ async def slow_reader(p: Probing) -> None:
 
 
 async def holds_loop(p: Probing) -> None:
-    """How long the event loop stands still for a request."""
+    """Whether the event loop stands still for a request, for a tenth of the deadline."""
     late: list[float] = []
     for _ in range(2):
         async with Lag() as lag:
@@ -89,7 +111,7 @@ async def holds_loop(p: Probing) -> None:
             await anyio.sleep(0.02)
         # What makes a thread late as well is the machine.
         late.append(lag.loop - lag.thread)
-    if min(late) > 0.3:
+    if min(late) > 3 * p.glance:
         p.found("loop-held", f"a request holds the event loop for {min(late) * 1000:.0f} ms")
 
 
@@ -131,36 +153,37 @@ async def _time(p: Probing, count: int) -> float:
 
 
 async def leaks(p: Probing) -> None:
-    """Up to 200 requests, one after the other: tasks, threads, descriptors, and cycles for the garbage collector."""
+    """Up to 100 requests, one after the other: tasks, threads, descriptors, and cycles for the garbage collector."""
     if not await p.answers("complete"):
         return
     seconds = max((await p.profile()).seconds, 0.001)
-    count = max(10, min(200, int(2 * p.deadline / seconds)))
+    count = max(10, min(100, int(2 * p.deadline / seconds)))
     for _ in range(count // 10):
         await _once(p)
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
+    # What was there before is not counted when it comes to its end.
     gc.freeze()
-    tasks, threads, files = living_tasks(), threading.active_count(), open_files()
+    before, threads, files = tasks(), threading.active_count(), descriptors()
     try:
         with audit() as seen:
             for _ in range(count):
                 await _once(p)
         garbage = gc.collect()
     finally:
-        gc.unfreeze()
         if was_enabled:
             gc.enable()
-    left = [task for task in living_tasks() - tasks if not _is_done(task)]
+    left = [task for task in tasks() - before if not _is_done(task)]
     more_threads = threading.active_count() - threads
-    after = open_files()
+    more_files = descriptors() - files
     if len(left) >= count // 2:
-        p.found("leak-tasks", f"{count} requests leave {len(left)} tasks behind, of {task_name(left[0])}")
+        p.found("leak-tasks", f"{count} requests leave {len(left)} tasks behind, as {leak_of_task(left[0])}")
     if more_threads >= count // 2:
         p.found("leak-threads", f"{count} requests leave {more_threads} threads behind")
-    if files is not None and after is not None and after - files >= count // 2:
-        p.found("leak-files", f"{count} requests leave {after - files} descriptors open")
+    if len(more_files) >= count // 2:
+        one = leak_of_descriptor(min(more_files))
+        p.found("leak-files", f"{count} requests leave {len(more_files)} descriptors open, as {one}")
     if garbage >= count:
         p.found("leak-cycles", f"{garbage / count:.0f} objects of a request wait for the garbage collector")
     if seen.threads >= count * 0.9:
@@ -173,6 +196,6 @@ def _is_done(task: object) -> bool:
 
 
 async def _once(p: Probing) -> None:
-    exchange: Exchange = p.exchange()
+    exchange = p.exchange()
     await exchange.until_ended(p.deadline)
     await p.abandon(exchange)

@@ -12,9 +12,10 @@ import threading
 from time import monotonic
 from typing import IO, Any, Final, cast
 
-from ._check_report import Result
-from ._check_rules import CHECK_RULES
-from ._rules import Finding
+from .._lint.rules import Finding
+from .probing import profile_from
+from .report import Result
+from .rules import CHECK_RULES
 
 __all__ = ["CheckError", "check"]
 
@@ -126,7 +127,7 @@ def _follow(worker: _Worker, jobs: list[tuple[str, str]], profiles: dict[str, li
                 return done  # it has told all that it had to
             name, path = jobs[len(done)]
             text = exc.why + (worker.last_lines() if exc.rule == "crashed" else "")
-            done.append(Result(name, path, findings=[_finding(exc.rule, text, path)]))
+            done.append(Result(name, path, findings=[CHECK_RULES[exc.rule].broken(text, path)]))
             return done
         if "failure" in line:
             raise CheckError(line["failure"] + worker.last_lines())
@@ -138,14 +139,10 @@ def _follow(worker: _Worker, jobs: list[tuple[str, str]], profiles: dict[str, li
             current.skipped = line["skipped"]
             if line["profile"] is not None:
                 profiles[current.path] = line["profile"]
+                current.profile = profile_from(line["profile"])
             current.findings = [Finding(**finding) for finding in line["findings"]]
             done.append(current)
             current = None
-
-
-def _finding(rule: str, message: str, path: str) -> Finding:
-    known = CHECK_RULES[rule]
-    return Finding(section=known.section, message=message, rule=rule, level=known.level, by=known.by, request=path)
 
 
 class _Worker:
@@ -165,7 +162,7 @@ class _Worker:
 
     def __enter__(self) -> _Worker:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "asgicore.testing._check_worker"],
+            [sys.executable, "-m", "asgicore.testing._check.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeAlias, cast
 
-from ..errors import AsgicoreError
-from ..types import Receive, Send
-from ._lint_http import HTTPExchange
-from ._lint_lifespan import LifespanExchange
-from ._rules import RULES, Finding
+from ...errors import AsgicoreError
+from ...types import Receive, Send
+from .http import HTTPExchange
+from .lifespan import LifespanExchange
+from .rules import RULES, Finding
 
 __all__ = ["Application", "Collect", "Lint", "LintError", "LintWarning", "lint"]
 
@@ -125,14 +125,7 @@ class _Journal:
 
     def __call__(self, rule: str, message: str, section: str = "") -> None:
         known = RULES[rule]
-        finding = Finding(
-            section=section or known.section,
-            message=message,
-            rule=rule,
-            level=known.level,
-            by=known.by,
-            request=self._request,
-        )
+        finding = known.broken(message, self._request, section)
         if self._collect is not None:
             self._collect(finding)
         elif known.level == "error":

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ._check_probes import PROBES
-from ._check_worker import LIFESPAN
-from ._rules import RULES, Finding
+from .._lint.rules import RULES, Finding
+from .probes import LIFESPAN, describe_probe
+from .probing import Profile
+from .rules import CHECK_RULES
 
-__all__ = ["Result", "again", "count_levels", "describe_probe", "leave_out_repeats", "to_json", "to_text"]
-
-_TEXTS: Final = {LIFESPAN: "Startup and shutdown."}
+__all__ = ["Result", "again", "count_levels", "leave_out_repeats", "to_json", "to_text"]
 
 
 @dataclass
@@ -26,13 +25,12 @@ class Result:
     seconds: float = 0.0
     skipped: str | None = None
     """Why there was nothing to try."""
+    profile: Profile | None = None
+    """What the path answers, if it was asked."""
     findings: list[Finding] = field(default_factory=list[Finding])
 
 
-def describe_probe(name: str) -> str:
-    """What a probe tries, in a sentence."""
-    return _TEXTS.get(name) or PROBES[name].text
-
+_RULES: Final = RULES | CHECK_RULES
 
 # What is seen wherever it is looked for.
 _ONCE: Final = {*RULES, "request-raised", "answered-500", "task-left", "thread-left", "file-left"}
@@ -90,32 +88,52 @@ def to_json(target: str, options: list[str], results: list[Result]) -> dict[str,
 
 
 def to_text(target: str, options: list[str], results: list[Result]) -> str:
-    """The report for a person: each path, each probe, and under it what was found, where it is written."""
+    """The report for a person: each path, each probe, and under it what was found, and which rule that breaks."""
     lines: list[str] = []
-    paths = list(dict.fromkeys(result.path for result in results))
-    for path in paths:
-        lines += [path, ""] if path else []
-        for result in results:
-            if result.path != path:
-                continue
+    for path in dict.fromkeys(result.path for result in results):
+        of_path = [result for result in results if result.path == path]
+        profile = next((result.profile for result in of_path if result.profile), None)
+        lines += [f"{path}  (GET: {_describe(profile)})" if profile else path, ""] if path else []
+        for result in of_path:
             levels = count_levels([result])
             usual = "-" if result.skipped else "ok"
             worst = next((level for level in ("error", "warning", "note") if levels[level]), usual)
             text = f"(skipped: {result.skipped})" if worst == "-" else describe_probe(result.probe)
             lines.append(f"  {worst:8}{result.probe:17}{text}")
             for finding in result.findings:
+                rule = _RULES[finding.rule]
                 lines += [
-                    f"          {finding.level}: {finding.message}",
-                    f"          {' ' * len(finding.level)}  {finding.rule}; {finding.section}",
+                    _entry(finding.level, finding.message),
+                    _entry("rule", f"{rule.text} ({rule.name}; {finding.section})"),
                 ]
             if result.findings:
-                lines.append(f"          again: {again(target, options, result)}")
+                lines.append(_entry("again", again(target, options, result)))
         lines.append("")
     counted = count_levels(results)
     numbers = ", ".join(_number(counted[level], level) for level in ("error", "warning", "note"))
     seconds = sum(result.seconds for result in results)
     lines.append(f"{numbers}; {_number(len(results), 'probe')} of {target} in {seconds:.1f} s")
+    if counted["error"] or counted["warning"]:
+        lines.append("What is so on purpose is left out by --ignore RULE.")
     return "\n".join(lines)
+
+
+def _describe(profile: Profile) -> str:
+    status, _, size = profile.answer
+    match profile.kind:
+        case "complete":
+            return f"{status}, {size} bytes"
+        case "streams":
+            return f"{status}, a stream"
+        case "waits":
+            return "no answer"
+        case "fails":
+            return "fails"
+
+
+def _entry(label: str, text: str) -> str:
+    """Text after a label, further lines below its first one."""
+    return f"          {label + ':':9}" + text.replace("\n", "\n" + " " * 19)
 
 
 def _number(count: int, noun: str) -> str:

@@ -6,6 +6,7 @@ that from outside; what is left of a probe that went wrong ends with this proces
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -15,21 +16,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, TextIO, cast
+from typing import Any, TextIO, cast
 
 import anyio
 
-from ._check_driver import Call
-from ._check_probes import PROBES
-from ._check_probing import Probing, Session, profile_from, profile_to
-from ._check_watch import STDLIB, LeftOpen, busy_threads, living_tasks, task_name
-from ._rules import RULES, Finding
-from .lint import Application, lint
+from .._lint.lint import Application, lint
+from .._lint.rules import RULES, Finding
+from .._living import leak_of_task, tasks
+from .exchange import Call
+from .probes import LIFESPAN, PROBES
+from .probing import Probing, Session, profile_from
+from .watch import STDLIB, LeftOpen, busy_threads
 
 __all__ = ["Lifespan", "load", "main", "run_probe", "work"]
-
-LIFESPAN: Final = "lifespan"
-"""The probe that is no request: startup and shutdown, once for the whole check."""
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -108,13 +107,8 @@ class Lifespan:
             await self._call.until_ended(self._deadline)
 
     def _report(self, event: str) -> None:
-        rule = RULES["lifespan-unanswered"]
         message = f"{event} is not answered within {self._deadline:g} s"
-        self.findings.append(
-            Finding(
-                section=rule.section, message=message, rule=rule.name, level=rule.level, by=rule.by, request=LIFESPAN
-            )
-        )
+        self.findings.append(RULES["lifespan-unanswered"].broken(message, LIFESPAN))
 
 
 async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bool]:
@@ -124,21 +118,21 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
         The probe, which has what was found, and whether something of it still goes on.
     """
     p = Probing(session, path)
-    tasks, threads = living_tasks(), busy_threads()
+    before, threads = tasks(), busy_threads()
     with LeftOpen() as left_open:
-        await PROBES[name].run(p)
+        await PROBES[name](p)
         if not p.is_spoilt:
             await left_open.look()
     deadline = perf_counter() + p.grace
     while True:
-        left = living_tasks() - tasks
+        left = tasks() - before
         busy = {number: text for number, text in busy_threads().items() if number not in threads}
         if not (left or busy) or perf_counter() > deadline:
             break
         await anyio.sleep(0.005)
     if not p.is_spoilt:
         if left:
-            p.found("task-left", f"{len(left)} x {task_name(next(iter(left)))} outlives its request")
+            p.found("task-left", f"{len(left)} outlive their request, as {leak_of_task(next(iter(left)))}")
         if left_open.generators:
             p.found("generator-left", f"{left_open.generators[0]} was left to the garbage collector")
         if left_open.files:
@@ -193,7 +187,7 @@ async def work(
                 "end": [name, path],
                 "seconds": round(perf_counter() - began, 3),
                 "skipped": skipped,
-                "profile": profile_to(session.profiles.get(path)),
+                "profile": session.profiles.get(path),
                 "findings": [asdict(finding) for finding in findings],
             }
         )
@@ -226,6 +220,8 @@ def main(source: TextIO | None = None, out: TextIO | None = None, leave: Callabl
         tell({"failure": f"{given['target']} cannot be imported: {type(exc).__name__}: {exc}"})
     else:
         jobs = [(name, path) for name, path in given["jobs"]]
+        # What was made so far is not looked at by each of the collections to come.
+        gc.freeze()
         try:
             anyio.run(work, app, jobs, given["options"], tell, given["profiles"], backend=given["backend"])
         except BaseException:

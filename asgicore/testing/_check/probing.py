@@ -10,25 +10,20 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from anyio import move_on_after
 
-from ._check_driver import Exchange, Item, http_scope
-from ._check_rules import CHECK_RULES
-from ._rules import Finding
-from .lint import Application
+from .._lint.lint import Application
+from .._lint.rules import Finding
+from .._requests import http_scope
+from .exchange import Answer, Exchange, Item
+from .rules import CHECK_RULES
 
-__all__ = ["Answer", "Probing", "Profile", "Session", "body_items", "profile_from", "profile_to"]
+__all__ = ["Probing", "Profile", "Session", "body_items", "profile_from"]
 
 ENOUGH_PARTS: Final = 32
 ENOUGH_BYTES: Final = 4 * 2**20
 """Who has seen so much of a response and not its end takes it for one that streams."""
 
 
-class Answer(NamedTuple):
-    """What can be compared of a response."""
-
-    status: int | None
-    body: bytes
-    size: int
-
+_HEADERS: Final = [(b"host", b"localhost:8000"), (b"user-agent", b"asgicore-check"), (b"accept", b"*/*")]
 
 Kind: TypeAlias = Literal["complete", "streams", "waits", "fails"]
 
@@ -46,22 +41,13 @@ class Profile(NamedTuple):
     kind: Kind
     """``"streams"`` has begun and goes on; ``"waits"`` had not begun when the deadline was over; ``"fails"`` raised."""
     answer: Answer
-    sends: int
     seconds: float
 
 
-def profile_to(profile: Profile | None) -> list[Any] | None:
-    """A profile as a value for ``json``."""
-    if profile is None:
-        return None
-    kind, (status, body, size), sends, seconds = profile
-    return [kind, status, body[:65536].decode("latin-1"), size, sends, seconds]
-
-
 def profile_from(given: list[Any]) -> Profile:
-    """A profile from such a value."""
-    kind, status, body, size, sends, seconds = given
-    return Profile(kind, Answer(status, body.encode("latin-1"), size), sends, seconds)
+    """A profile that has been JSON on its way."""
+    kind, answer, seconds = given
+    return Profile(kind, Answer(*answer), seconds)
 
 
 def body_items(*parts: bytes, pause: float = 0.0) -> list[Item]:
@@ -96,6 +82,8 @@ class Probing:
         self.path = path
         self.deadline = session.deadline
         self.grace = session.grace
+        self.glance = session.deadline / 30
+        """For what comes at once or not at all: 0.1 s of a deadline of 3 s."""
         self.findings: list[Finding] = []
         self.is_spoilt = False
         """Whether a call had to be cut short, so that what it leaves behind says nothing."""
@@ -104,12 +92,7 @@ class Probing:
 
     def found(self, rule: str, message: str) -> None:
         """Report, each rule once: one finding of a kind is enough to act on."""
-        known = CHECK_RULES[rule]
-        self._add(
-            Finding(
-                section=known.section, message=message, rule=rule, level=known.level, by=known.by, request=self.path
-            )
-        )
+        self._add(CHECK_RULES[rule].broken(message, self.path))
 
     def _add(self, finding: Finding) -> None:
         if finding.rule not in {one.rule for one in self.findings}:
@@ -141,12 +124,7 @@ class Probing:
             scope: Changes to the scope.
             options: As for ``Exchange``.
         """
-        whole = http_scope(self.path, method)
-        whole["headers"] += headers
-        if self.session.state is not None:
-            whole["state"] = dict(self.session.state)
-        whole.update(scope or {})
-        whole = {key: value for key, value in whole.items() if value is not ...}
+        whole = http_scope(method, self.path, headers=[*_HEADERS, *headers], state=self.session.state, changes=scope)
         return Exchange(self.session.app, whole, body_items(b"") if items is None else items, **options)
 
     async def finish(self, exchange: Exchange) -> None:
@@ -155,9 +133,9 @@ class Probing:
         known = self.session.profiles.get(self.path)
         # Nobody waits for the deadline again and again.
         is_slow = known is not None and known.kind == "waits"
-        await exchange.until(_has_enough, min(self.deadline, 0.1) if is_slow else self.deadline)
+        await exchange.until(_has_enough, self.glance if is_slow else self.deadline)
         # What has sent much may be about to end.
-        if not exchange.is_ended and not (_has_enough(exchange) and await exchange.until_ended(0.05)):
+        if not exchange.is_ended and not (_has_enough(exchange) and await exchange.until_ended(self.glance / 2)):
             await self.abandon(exchange)
 
     async def abandon(self, *exchanges: Exchange) -> bool:
@@ -179,7 +157,7 @@ class Probing:
         await self.finish(exchange)
         if exchange.error is not None or not exchange.is_complete:
             return None
-        return Answer(exchange.status, exchange.body, exchange.size)
+        return exchange.answer
 
     async def ask_twice(self, method: str = "GET", items: list[Item] | None = None, **options: Any) -> Answer | None:
         """The answer to a request, ``None`` if it is another one each time."""
@@ -206,7 +184,7 @@ class Probing:
         exchange = self.exchange()
         await exchange.until(_has_enough, self.deadline)
         if not exchange.is_ended:
-            await exchange.until_ended(0.05)
+            await exchange.until_ended(self.glance / 2)
         seconds = perf_counter() - began
         if exchange.error is not None:
             kind = "fails"
@@ -216,7 +194,7 @@ class Probing:
             kind = "streams" if exchange.parts else "waits"
             before = self.is_spoilt
             self.is_spoilt = not await self.abandon(exchange) or before
-        return Profile(kind, Answer(exchange.status, exchange.body, exchange.size), exchange.sends, seconds)
+        return Profile(kind, exchange.answer, seconds)
 
     # --- judging ------------------------------------------------------------------------------------------
 
@@ -226,7 +204,7 @@ class Probing:
             # By whoever asked, who had seen enough; what becomes of that is for other probes.
             exchange.findings[:] = [one for one in exchange.findings if not one.rule.endswith("-after-disconnect")]
         self.take_over(exchange)
-        if exchange.error is not None:
+        if exchange.error is not None and not exchange.has_left:
             self.found("request-raised", f"{what} raises {describe(exchange.error)}")
         elif exchange.status == 500:
             self.found("answered-500", f"{what} is answered with 500")
@@ -243,9 +221,10 @@ class Probing:
             if not await self.abandon(exchange):
                 self.found("ignores-cancel", f"{what}: the call goes on when it is cancelled, too")
         self.take_over(exchange)
-        is_broken = (await self.profile()).kind == "fails"
-        if exchange.error is not None and not is_broken and not isinstance(exchange.error, OSError):
-            self.found("disconnect-raised", f"{what}: {describe(exchange.error)} reaches the server")
+        error = exchange.error
+        # What is raised at whoever asks is told by another probe.
+        if error is not None and not isinstance(error, OSError) and (await self.profile()).kind != "fails":
+            self.found("disconnect-raised", f"{what}: {describe(error)} reaches the server")
         if exchange.told_status is not None and exchange.told_status >= 500:
             self.found("disconnect-as-error", f"{what}: answered with {exchange.told_status}")
         return is_ended

@@ -1,8 +1,7 @@
-"""What an application leaves behind or does beside its answers: tasks, threads, generators, files, memory, time."""
+"""What an application leaves behind or does beside its answers: threads, generators, files, memory, time."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import queue
@@ -22,43 +21,14 @@ import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
-from .._watch import is_trio
-
 __all__ = [
     "STDLIB",
     "Lag",
     "LeftOpen",
     "audit",
     "busy_threads",
-    "living_tasks",
-    "open_files",
-    "task_name",
     "traced_memory",
 ]
-
-
-# --- tasks -----------------------------------------------------------------------------------------------
-
-
-def living_tasks() -> set[Any]:
-    """All tasks but the current one."""
-    if not is_trio():
-        return asyncio.all_tasks() - {asyncio.current_task()}
-    import trio
-
-    found: set[Any] = set()
-    pending: list[Any] = [trio.lowlevel.current_root_task()]
-    while pending:
-        task = pending.pop()
-        found.add(task)
-        pending += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    return found - {trio.lowlevel.current_task()}
-
-
-def task_name(task: Any) -> str:
-    """What a task runs."""
-    coro: Any = task.coro if is_trio() else task.get_coro()
-    return str(getattr(coro, "__qualname__", coro))
 
 
 # --- threads ---------------------------------------------------------------------------------------------
@@ -136,14 +106,6 @@ class LeftOpen:
     def __exit__(self, *exc: object) -> None:
         self._catching.__exit__(None, None, None)
         sys.set_asyncgen_hooks(*self._hooks)
-
-
-def open_files() -> int | None:
-    """How many descriptors are open; ``None`` where the system does not tell."""
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return None
 
 
 # --- disk and threads --------------------------------------------------------------------------------------

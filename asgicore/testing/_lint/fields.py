@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
-from .._extensions import NEVER_TRAILERS
-from .._grammar import CONTENT_LENGTH, NOT_FIELD_VALUE_BYTES, TOKEN
-from ..types import RawHeaders
+from ..._extensions import NEVER_TRAILERS
+from ..._grammar import CONTENT_LENGTH, NOT_FIELD_VALUE_BYTES, TOKEN
+from ...types import RawHeaders
 
 __all__ = ["Report", "check_repeats", "check_trailer_fields", "declared_length", "is_once", "is_series", "read_fields"]
 

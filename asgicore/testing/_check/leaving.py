@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from ._check_driver import Exchange, Item
-from ._check_probing import Probing, body_items, describe
+from anyio import move_on_after
+
+from .exchange import Exchange, Item
+from .probing import Probing, body_items, describe
 
 _ABORTS: Final = 16
-"""So many clients leave one after the other: more than a small pool has threads."""
+"""So many clients leave: more than a small pool has threads."""
 
 
 async def leave_before(p: Probing) -> None:
@@ -27,7 +28,7 @@ async def truncated(p: Probing) -> None:
     part: Item = {"type": "http.request", "body": b"12345", "more_body": True}
     for raises in (False, True):
         exchange = p.exchange("POST", [part], headers=headers, send_raises=raises)
-        await exchange.until(lambda one: one.taken, 0.2)
+        await exchange.until(lambda one: one.taken, 2 * p.glance)
         exchange.leave()
         is_ended = await p.judge_left(exchange, "an upload cut off after 5 of 10 bytes")
         status = exchange.told_status
@@ -41,7 +42,7 @@ async def leave_waiting(p: Probing) -> None:
     """The client leaves when the request is whole and the answer has not begun."""
     for method in ("GET", "POST"):
         exchange = p.exchange(method)
-        await exchange.until(lambda one: one.status is not None, 0.1)
+        await exchange.until(lambda one: one.status is not None, p.glance)
         if exchange.is_ended or exchange.status is not None:
             await p.finish(exchange)
             p.skipped = "the answer begins at once"
@@ -71,7 +72,7 @@ async def leave_streaming(p: Probing) -> None:
 
 
 async def leave_after(p: Probing) -> None:
-    """The client leaves with the last byte; and a server whose receive() gives nothing after it."""
+    """The client leaves with the last byte; servers whose receive() gives nothing after it, or cannot be cancelled."""
     if not await p.answers("complete"):
         return
     exchange = p.exchange()
@@ -83,6 +84,11 @@ async def leave_after(p: Probing) -> None:
     if deaf.is_complete and not await deaf.until_ended(p.grace):
         p.found("waits-for-disconnect", f"the response is complete, and the call goes on {p.grace:g} s later")
         await p.abandon(deaf)
+        return
+    odd = p.exchange(is_deaf=True, gives_in=True)
+    if await odd.until_ended(p.grace) and odd.error is not None:
+        p.found("late-disconnect", f"receive() is cancelled and gives a disconnect: raises {describe(odd.error)}")
+    await p.abandon(odd)
 
 
 async def send_fails(p: Probing) -> None:
@@ -107,19 +113,15 @@ async def cancel(p: Probing) -> None:
         return
     for number in range(1, 9):
         exchange = p.exchange("POST", body_items(b"abc", b"def"), cancel_at=number)
-        await exchange.until(_waits(number), 0.2)
-        is_last = exchange.awaits < number
-        if is_last:
+        await exchange.until(lambda one: one.is_cut, 2 * p.glance)
+        if not exchange.is_cut:
             # It waits for something that does not come.
             exchange.cancel()
         await exchange.until_ended(p.grace)
-        await _judge_cancelled(p, exchange, f"cancelled at await {min(number, exchange.awaits)}")
-        if is_last or p.is_spoilt:
+        what = f"at await {number}" if exchange.is_cut else "where it waits"
+        await _judge_cancelled(p, exchange, f"cancelled {what}")
+        if not exchange.is_cut or p.is_spoilt:
             return
-
-
-def _waits(number: int) -> Callable[[Exchange], bool]:
-    return lambda exchange: exchange.awaits >= number
 
 
 async def _judge_cancelled(p: Probing, exchange: Exchange, what: str) -> None:
@@ -133,19 +135,19 @@ async def _judge_cancelled(p: Probing, exchange: Exchange, what: str) -> None:
 
 
 async def aborts(p: Probing) -> None:
-    """16 clients leave in the middle of their responses, one after the other; then somebody asks."""
+    """16 clients leave in the middle of their responses; then somebody asks."""
     if not await p.answers("complete", "streams"):
         return
-    gone: list[Exchange] = []
-    for number in range(_ABORTS):
-        # Half of them under a server whose send() raises.
-        exchange = p.exchange(send_raises=number % 2 == 0, fail_at=2)
-        await exchange.until(lambda one: one.has_left, 0.2)
+    # Half of them under a server whose send() raises.
+    gone = [p.exchange(send_raises=number % 2 == 0, fail_at=2) for number in range(_ABORTS)]
+    with move_on_after(p.deadline):
+        for exchange in gone:
+            await exchange.until(lambda one: one.has_left, p.deadline)
+    for exchange in gone:
         exchange.leave()
-        gone.append(exchange)
     healthy = p.exchange()
     await healthy.until(lambda one: one.status is not None, p.deadline)
     if healthy.status is None and not healthy.is_ended:
         p.found("pool-stuck", f"after {_ABORTS} clients that left, a request gets no answer within {p.deadline:g} s")
-    await healthy.until_ended(0.05)
+    await healthy.until_ended(p.glance / 2)
     await p.abandon(healthy, *gone)

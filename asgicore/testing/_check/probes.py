@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Final
 
-from . import _check_leaving as leaving
-from . import _check_requests as requests
-from . import _check_resources as resources
-from ._check_probing import Probing
+from . import leaving, requests, resources
+from .probing import Probing
 
-__all__ = ["PROBES", "Probe"]
+__all__ = ["LIFESPAN", "NAMES", "PROBES", "describe_probe"]
 
-
-class Probe(NamedTuple):
-    """One thing that is tried."""
-
-    name: str
-    run: Callable[[Probing], Awaitable[None]]
-
-    @property
-    def text(self) -> str:
-        """What is tried, in a sentence."""
-        return (self.run.__doc__ or "").strip()
-
-
-_FUNCTIONS = [
+_FUNCTIONS: Final[list[Callable[[Probing], Awaitable[None]]]] = [
     requests.get,
     requests.head,
     requests.post,
@@ -36,6 +21,8 @@ _FUNCTIONS = [
     requests.odd_scopes,
     requests.root_path,
     requests.extra_messages,
+    requests.ranges,
+    requests.websocket,
     leaving.leave_before,
     leaving.truncated,
     leaving.leave_waiting,
@@ -46,11 +33,22 @@ _FUNCTIONS = [
     leaving.aborts,
     resources.large_upload,
     resources.body_limit,
+    resources.slow_uploads,
     resources.slow_reader,
     resources.holds_loop,
     resources.concurrency,
     resources.leaks,
 ]
 
-PROBES: Final = {name: Probe(name, run) for run in _FUNCTIONS for name in [run.__name__.replace("_", "-")]}
+PROBES: Final = {run.__name__.replace("_", "-"): run for run in _FUNCTIONS}
 """Every probe by its name."""
+
+LIFESPAN: Final = "lifespan"
+"""The probe that is no request: startup and shutdown, once for the whole check, which it ends."""
+
+NAMES: Final = [*PROBES, LIFESPAN]
+
+
+def describe_probe(name: str) -> str:
+    """What a probe tries, in a sentence."""
+    return "Startup and shutdown." if name == LIFESPAN else (PROBES[name].__doc__ or "").strip()

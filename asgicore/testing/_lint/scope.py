@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from .._grammar import TOKEN
-from ..types import RawHeaders
-from ._lint_fields import Report, is_once, is_series, read_fields
-from ._rules import CORE_SCOPE, LIFESPAN
+from ..._grammar import TOKEN
+from ...types import RawHeaders
+from .fields import Report, is_once, is_series, read_fields
+from .rules import CORE_SCOPE, LIFESPAN
 
 __all__ = ["check_http_scope", "check_lifespan_scope"]
 

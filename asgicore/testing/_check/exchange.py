@@ -6,25 +6,35 @@ The application runs beside the caller and can be left behind, whatever it does.
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from anyio import Event, get_cancelled_exc_class, move_on_after, sleep
 from anyio.lowlevel import checkpoint
 
-from .._watch import is_trio
-from ._rules import Finding
-from .lint import Application, lint
+from ..._watch import is_trio
+from .._faults import count_awaits
+from .._lint.lint import Application, lint
+from .._lint.rules import Finding
 
-__all__ = ["Call", "Exchange", "Item", "http_scope"]
+__all__ = ["Answer", "Call", "Exchange", "Item"]
 
 Item = dict[str, Any] | float
 """What ``receive`` gives next, or a pause in seconds before it."""
 
-KEPT_BYTES: Final = 2**20
+KEPT_BYTES: Final = 2**16
 """So much of a body is kept, to be looked at."""
+
+
+class Answer(NamedTuple):
+    """What can be compared of a response."""
+
+    status: int | None
+    body: str
+    """Its beginning, as Latin-1."""
+    size: int
 
 
 class Call:
@@ -83,27 +93,6 @@ class Call:
         return self.is_ended
 
 
-def http_scope(path: str, method: str = "GET", **changes: Any) -> dict[str, Any]:
-    """A scope as servers give it, with ``changes``; a change to ``...`` leaves the key out."""
-    target, _, query = path.partition("?")
-    scope: dict[str, Any] = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": target,
-        "raw_path": target.encode(),
-        "query_string": query.encode(),
-        "root_path": "",
-        "headers": [(b"host", b"localhost:8000"), (b"user-agent", b"asgicore-check"), (b"accept", b"*/*")],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 8000),
-    }
-    scope.update(changes)
-    return {key: value for key, value in scope.items() if value is not ...}
-
-
 class Exchange:
     """One request, under the lint; it is sent at once.
 
@@ -116,6 +105,8 @@ class Exchange:
         hold_at: From this call on, ``send`` waits for ``release()``.
         cancel_at: The call is cancelled when it waits for the so-manieth time.
         is_deaf: Whether ``receive`` goes on waiting when the response is complete.
+        gives_in: Whether a ``receive`` that is cancelled gives http.disconnect in place of its cancellation.
+        is_eager: Whether ``receive`` gives what is there at once, without a turn of the event loop.
     """
 
     def __init__(
@@ -129,6 +120,8 @@ class Exchange:
         hold_at: int | None = None,
         cancel_at: int | None = None,
         is_deaf: bool = False,
+        gives_in: bool = False,
+        is_eager: bool = False,
     ) -> None:
         self.findings: list[Finding] = []
         """What the lint has found."""
@@ -140,6 +133,9 @@ class Exchange:
         self._hold_at = hold_at
         self._cancel_at = cancel_at
         self._is_deaf = is_deaf
+        self._gives_in = gives_in
+        self._is_eager = is_eager
+        self._fields: Any = ()
         self._changed = Event()
         self._over = Event()
         self._released = Event()
@@ -147,8 +143,8 @@ class Exchange:
         self.was_told = False
         """Whether the application got http.disconnect."""
         self.is_held = False
-        self.awaits = 0
-        """How often the application has waited; counted where it is to be cancelled."""
+        self.is_cut = False
+        """Whether it came to the await where it was to be cancelled."""
         self.taken = 0
         """How many bytes of the request it has received."""
         self.sends = 0
@@ -166,11 +162,12 @@ class Exchange:
     # --- the two channels ---------------------------------------------------------------------------------
 
     async def receive(self) -> dict[str, Any]:
-        await checkpoint()
+        if not self._is_eager:
+            await checkpoint()
         while not self.has_left:
             item = next(self._items, None)
             if item is None:
-                await self._over.wait()
+                await self._until_over()
                 break
             if isinstance(item, dict):
                 self.taken += len(item.get("body", b""))
@@ -179,7 +176,15 @@ class Exchange:
             await sleep(item)
         self.was_told = True
         self._notify()
-        return {"type": "http.disconnect"}
+        kind: str = self._scope["type"]
+        return {"type": f"{kind}.disconnect"}
+
+    async def _until_over(self) -> None:
+        try:
+            await self._over.wait()
+        except get_cancelled_exc_class():
+            if not self._gives_in:
+                raise
 
     async def send(self, message: dict[str, Any]) -> None:
         self.sends += 1
@@ -203,14 +208,16 @@ class Exchange:
 
     def _record(self, kind: Any, message: dict[str, Any]) -> None:
         if kind == "http.response.start":
-            self.status = message.get("status")
+            status = message.get("status")
+            self.status = status if isinstance(status, int) else None
+            self._fields = message.get("headers")
         elif kind == "http.response.body":
             part: Any = message.get("body") or b""
             self.parts += 1
             self.size += len(part)
             self.largest = max(self.largest, len(part))
             if len(self.body) < KEPT_BYTES:
-                self.body += bytes(part[:KEPT_BYTES])
+                self.body += bytes(part[: KEPT_BYTES - len(self.body)])
             if not message.get("more_body"):
                 self.is_complete = True
                 if not self._is_deaf:
@@ -224,29 +231,14 @@ class Exchange:
     async def _serve(self) -> None:
         try:
             work = self._app(self._scope, self.receive, self.send)
-            await (work if self._cancel_at is None else self._count(work))
+            await (work if self._cancel_at is None else count_awaits(work, self._cancel_at, self._cut))
         finally:
             self._notify()
 
-    @types.coroutine
-    def _count(self, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
-        step: Callable[[Any], Any] = work.send
-        argument: Any = None
-        while True:
-            try:
-                yielded = step(argument)
-            except StopIteration:
-                return
-            self.awaits += 1
-            if self.awaits == self._cancel_at:
-                self.cancel()
-                self._notify()
-            try:
-                argument = yield yielded
-                step = work.send
-            except BaseException as exc:
-                argument = exc
-                step = work.throw
+    def _cut(self) -> None:
+        self.is_cut = True
+        self.cancel()
+        self._notify()
 
     def leave(self) -> None:
         """Close the connection."""
@@ -270,6 +262,17 @@ class Exchange:
     @property
     def error(self) -> BaseException | None:
         return self.call.error
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(self.status, self.body.decode("latin-1"), self.size)
+
+    def header(self, name: bytes) -> bytes | None:
+        """A field of the response, by its name in lower case."""
+        # What is not as it should be, the lint has found.
+        with suppress(TypeError, ValueError):
+            return next((bytes(value) for key, value in self._fields if bytes(key).lower() == name), None)
+        return None
 
     async def until(self, check: Callable[[Exchange], object], seconds: float) -> None:
         """Wait until something is so or the call has ended, for so long at most."""

@@ -10,16 +10,18 @@ import json
 import sys
 from typing import Any, Final, TextIO
 
-from ._check_probes import PROBES
-from ._check_process import CheckError, check
-from ._check_report import count_levels, describe_probe, leave_out_repeats, to_json, to_text
-from ._check_rules import CHECK_RULES
-from ._check_worker import LIFESPAN
-from ._rules import RULES
+from .._lint.rules import RULES
+from .probes import LIFESPAN, NAMES, describe_probe
+from .processes import CheckError, check
+from .report import count_levels, leave_out_repeats, to_json, to_text
+from .rules import CHECK_RULES
 
 __all__ = ["add_arguments", "run"]
 
-NAMES: Final = [*PROBES, LIFESPAN]
+_EXITS: Final = """exit status:
+  0  no error was found (with --strict: no warning, too)
+  1  one was
+  2  the application could not be checked: it cannot be imported, or does not start"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio", help="the event loop; asyncio")
     parser.add_argument(
-        "--deadline", type=_seconds, metavar="SECONDS", default=3.0, help="how long an answer may take; 3"
+        "--deadline",
+        type=_seconds,
+        metavar="SECONDS",
+        default=3.0,
+        help="how long an answer may take, of which other waits are parts; 3",
     )
     parser.add_argument(
         "--grace",
@@ -50,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verbose", action="store_true", help="show what the application prints and logs")
     width = max(map(len, NAMES))
-    parser.epilog = "probes:\n" + "\n".join(f"  {name:{width}}  {describe_probe(name)}" for name in NAMES)
+    probes = "\n".join(f"  {name:{width}}  {describe_probe(name)}" for name in NAMES)
+    parser.epilog = f"probes:\n{probes}\n\n{_EXITS}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 

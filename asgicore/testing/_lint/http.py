@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, cast
 
-from .._extensions import DEBUG, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND
-from .._grammar import CONTENT_LENGTH, NOT_FIELD_VALUE_BYTES
-from .._headers import HOP_BY_HOP
-from ..types import RawHeaders
-from . import _rules as rules
-from ._lint_fields import Report, check_repeats, check_trailer_fields, declared_length, is_once, is_series, read_fields
-from ._lint_scope import check_http_scope
+from ..._extensions import DEBUG, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND
+from ..._grammar import CONTENT_LENGTH, NOT_FIELD_VALUE_BYTES
+from ..._headers import HOP_BY_HOP
+from ...types import RawHeaders
+from . import rules
+from .fields import Report, check_repeats, check_trailer_fields, declared_length, is_once, is_series, read_fields
+from .scope import check_http_scope
 
 __all__ = ["HTTPExchange", "Shape", "check_shape", "kind_of"]
 

@@ -40,19 +40,6 @@ DEBUG = 'ASGI extensions, "Debug"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One thing that is not as it should be."""
-
-    name: str
-    by: Party
-    level: Level
-    section: str
-    """Where the rule is written; what it says of a certain message is in the message's own section."""
-    text: str
-    """The rule itself, in a sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """A rule that was broken, once."""
 
@@ -70,6 +57,30 @@ class Finding:
     def __str__(self) -> str:
         about = f" [{self.request}]" if self.request else ""
         return f"{self.level} by the {self.by}: {self.message} ({self.rule}; {self.section}){about}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One thing that is not as it should be."""
+
+    name: str
+    by: Party
+    level: Level
+    section: str
+    """Where the rule is written; what it says of a certain message is in the message's own section."""
+    text: str
+    """The rule itself, in a sentence."""
+
+    def broken(self, message: str, request: str = "", section: str = "") -> Finding:
+        """A finding of this rule."""
+        return Finding(
+            section=section or self.section,
+            message=message,
+            rule=self.name,
+            level=self.level,
+            by=self.by,
+            request=request,
+        )
 
 
 def _app(name: str, level: Level, section: str, text: str) -> Rule:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any, Final
 
-from . import _rules as rules
-from ._lint_fields import Report
-from ._lint_http import Shape, check_shape, kind_of
-from ._lint_scope import check_lifespan_scope
+from . import rules
+from .fields import Report
+from .http import Shape, check_shape, kind_of
+from .scope import check_lifespan_scope
 
 __all__ = ["LifespanExchange"]
 
