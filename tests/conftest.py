@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Generator, Iterator
+import runpy
+import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis  # noqa: F401  # before the heap is frozen: it asks the collector who refers to its generators
 import pytest
+from _pytest.assertion.rewrite import AssertionRewritingHook
 from clocks import Clock
 
 from asgicore import _encoded, _parts, _receiver, _watch, _writer
@@ -77,6 +80,23 @@ def small_heap() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def as_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a module as ``python -m`` does, in this process, with these arguments."""
+    # pytest rewrites the asserts of what brings a plugin, and what does that has no code to run as a command.
+    plain = [finder for finder in sys.meta_path if not isinstance(finder, AssertionRewritingHook)]
+
+    def run(name: str, *arguments: str, run_name: str = "__main__") -> None:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.setattr(sys, "meta_path", plain)
+        for module in (name, f"{name}.__main__"):
+            if module not in sys.modules or not hasattr(sys.modules[module], "__path__"):
+                monkeypatch.delitem(sys.modules, module, raising=False)
+        runpy.run_module(name, run_name=run_name)
+
+    return run
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +129,17 @@ def test_check_of_the_example_ends_with_0_and_names_every_probe() -> None:
     assert "0 errors, 0 warnings, 0 notes; 28 probes of hello:app" in done.stdout
 
 
-def test_module_run_as_a_command_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_run_as_a_command_ends_with_its_status(
+    as_command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``python -m asgicore``."""
-    for name in ("asgicore.__main__", "asgicore.testing._check.worker"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "argv", ["asgicore", "check", "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("asgicore", run_name="__main__")
+        as_command("asgicore", "check", "--help")
     assert ended.value.code == 0
-    runpy.run_module("asgicore.__main__", run_name="imported")
+    as_command("asgicore.__main__", run_name="imported")
     monkeypatch.setattr(sys, "stdin", io.StringIO("no JSON"))
     with pytest.raises(json.JSONDecodeError):
-        runpy.run_module("asgicore.testing._check.worker", run_name="__main__")
+        as_command("asgicore.testing._check.worker")
 
 
 def test_check_with_an_error_ends_with_1_and_says_how_to_see_it_again(apps: Path) -> None:

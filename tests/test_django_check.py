@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,12 @@ def test_check_of_the_example_site_ends_with_0_and_names_its_middleware() -> Non
     assert "2 hops to a thread" in done.stdout
 
 
-def test_check_run_as_a_module_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_run_as_a_module_ends_with_its_status(as_command: Callable[..., None]) -> None:
     """``python -m asgicore.django_bridge``."""
-    monkeypatch.setattr(sys, "argv", ["asgicore.django_bridge", "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("asgicore.django_bridge", run_name="__main__")
+        as_command("asgicore.django_bridge", "--help")
     assert ended.value.code == 0
-    runpy.run_module("asgicore.django_bridge.__main__", run_name="imported")
+    as_command("asgicore.django_bridge.__main__", run_name="imported")
 
 
 def test_check_of_what_is_no_project_ends_with_2_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

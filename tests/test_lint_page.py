@@ -58,7 +58,7 @@ def test_command_of_the_page_prints_what_it_shows(
 
 
 def without_seconds(text: str) -> str:
-    return re.sub(r"in \d+\.\d s$", "in some s", text.strip())
+    return re.sub(r"in \d+\.\d s$", "in some s", text.strip(), flags=re.MULTILINE)
 
 
 def table(title: str) -> list[tuple[str, ...]]:
