@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,15 +118,14 @@ class Reader:
                     self.serve(text)
                 case "console":
                     self.type(text)
+                case _ if self.server is not None:
+                    self.prints.append(text)
                 case _:
-                    if self.server is not None:
-                        self.prints.append(text)
-                    else:
-                        assert text.strip() in self.runs
+                    assert text.strip() in self.runs
 
 
 @contextmanager
-def reading(directory: Path) -> Iterator[Reader]:
+def reading(directory: Path) -> Generator[Reader]:
     reader = Reader(directory)
     try:
         yield reader
