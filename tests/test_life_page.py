@@ -53,7 +53,8 @@ class Traced(Handler):
             case "/break" | "/stream":
                 return StreamingResponse(self.parts(fails=request.path == "/break"), background=self.work)
             case _:
-                return Response("whole", background=self.work)
+                pass
+        return Response("whole", background=self.work)
 
     async def parts(self, *, fails: bool) -> AsyncIterator[bytes]:
         self.iterator.append("begun")
