@@ -22,6 +22,10 @@ from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
+from ._observer import Observe as Observe
+from ._observer import Observer as Observer
+from ._observer import Outcome as Outcome
+from ._observer import Timings as Timings
 from ._parts import Part as Part
 from ._parts import SyncPart as SyncPart
 from ._request import Request as Request
@@ -83,6 +87,9 @@ __all__ = [
     "MalformedBodyError",
     "MalformedRequestError",
     "MissingExtraError",
+    "Observe",
+    "Observer",
+    "Outcome",
     "Part",
     "RedirectResponse",
     "Request",
@@ -97,6 +104,7 @@ __all__ = [
     "TargetTooLongError",
     "Threads",
     "ThreadsBusyError",
+    "Timings",
     "UnsupportedMediaTypeError",
     "UploadFile",
     "UsageError",

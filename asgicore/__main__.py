@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TextIO
 
-from .testing._check import add_arguments, run
+from .testing._check.command import add_arguments, run
 
 __all__ = ["main"]
 

@@ -37,7 +37,7 @@ class Channel:
 
     @property
     def reader(self) -> Any:
-        """The :class:`Body` that takes the messages; ``None`` if there is none, or nobody uses it any more."""
+        """The ``Body`` that takes the messages; ``None`` if there is none, or nobody uses it any more."""
         return None if self._reader is None else self._reader()
 
     @reader.setter

@@ -60,7 +60,7 @@ def is_compressible(media_type: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Compression:
-    """What :class:`Handler` compresses responses by, where the client wants it.
+    """What ``Handler`` compresses responses by, where the client wants it.
 
     A secret beside text that a client chooses can be read from the length of the compressed page (BREACH).
 
@@ -70,7 +70,7 @@ class Compression:
         minimum_bytes: What is shorter goes out as it is. 1,024: below it nothing is gained, for a packet takes 1,400.
         levels: The level of an encoding, if not 3 for zstd, 4 for br and 5 for gzip.
         content_types: The media types to compress, as a collection or as a function that is asked; if left out,
-            :func:`is_compressible` is. ``text/event-stream`` is compressed if a collection names it.
+            ``is_compressible()`` is. ``text/event-stream`` is compressed if a collection names it.
 
     Raises:
         ImportError: An encoding that is named is not installed.
@@ -108,7 +108,7 @@ class Compression:
         """Whether clients that want it get a response of this type compressed, if it is long enough.
 
         Raises:
-            InvalidHeaderError: As :meth:`Response.raw_headers`.
+            InvalidHeaderError: As ``Response.raw_headers()``.
         """
         return self._may_encode(response.raw_headers(), is_unknown_open=False)
 
@@ -117,7 +117,7 @@ class Compression:
 
         Args:
             scope: Of the request.
-            response: Fitted to the request: see :meth:`Response.prepare`.
+            response: Fitted to the request: see ``Response.prepare()``.
             given: What it was before, if it is another one: a 304 does not tell the type of what it stands for.
 
         Returns:
@@ -125,7 +125,7 @@ class Compression:
             from; both stay as they are otherwise.
 
         Raises:
-            InvalidHeaderError: As :meth:`Response.raw_headers`.
+            InvalidHeaderError: As ``Response.raw_headers()``.
         """
         status, is_head = response.status_code, scope.get("method") == "HEAD"
         if status == 206:

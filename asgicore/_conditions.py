@@ -128,9 +128,9 @@ def if_range_holds(raw_headers: Iterable[tuple[bytes, bytes]], etag: str | None,
     """Whether ``range`` may be answered with a part (RFC 9110 section 13.1.5); so it may without ``if-range``.
 
     Args:
-        raw_headers: As for :func:`evaluate`.
-        etag: As for :func:`evaluate`.
-        last_modified: As for :func:`evaluate`; ``None`` also where it is no strong validator (section 8.8.2.2):
+        raw_headers: As for ``evaluate()``.
+        etag: As for ``evaluate()``.
+        last_modified: As for ``evaluate()``; ``None`` also where it is no strong validator (section 8.8.2.2):
             another version may have the same date.
     """
     value = _fields(raw_headers).get(b"if-range")

@@ -84,7 +84,7 @@ def build_set_cookie(
     samesite: SameSite | None,
     partitioned: bool,
 ) -> str:
-    """Build the value of one ``set-cookie`` field; see :meth:`asgicore.Response.set_cookie`.
+    """Build the value of one ``set-cookie`` field; see ``asgicore.Response.set_cookie()``.
 
     Raises:
         InvalidHeaderError: A part holds a character that it may not hold, or the attributes contradict each other.

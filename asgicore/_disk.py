@@ -94,7 +94,7 @@ def find_under(real_root: str, names: list[str]) -> str:
 
 
 def open_real(real_root: str, path: str) -> tuple[FileIO, os.stat_result]:
-    """As :func:`open_regular`, for a path that :func:`find_under` has found.
+    """As ``open_regular()``, for a path that ``find_under()`` has found.
 
     Opened one name after the other, each in the directory that was opened before: no link is followed that was put
     into the path meanwhile, and none that comes and goes.

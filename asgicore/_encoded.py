@@ -91,7 +91,7 @@ class StreamEncoding:
         return self._open().finish()
 
     def cut(self) -> bytes | None:
-        """As :meth:`StreamingResponse.cut`."""
+        """As ``StreamingResponse.cut()``."""
         if self._declared is not None:
             return None
         # Else a piece is lost, and what was sent is all that can be decoded.

@@ -30,7 +30,7 @@ EventsInput: TypeAlias = (
     | Iterable[str]
     | Iterable[ServerSentEvent | str]
 )
-"""An asynchronous or synchronous iterable of :class:`ServerSentEvent` or ``str``, which is an event's data."""
+"""An asynchronous or synchronous iterable of ``ServerSentEvent`` or ``str``, which is an event's data."""
 
 # A comment, which clients ignore (section 9.2.7), and a blank line, so that a client has nothing of it left.
 _PING: Final = b": ping\n\n"
@@ -50,18 +50,18 @@ class EventSourceResponse(StreamingResponse):
     no-store`` and ``x-accel-buffering: no``; fields of your own come in their place.
 
     Args:
-        content: An asynchronous or synchronous iterable of :class:`ServerSentEvent`, or of ``str``: an event's data.
-        status_code: As for :class:`Response`. Clients stay with 200 alone; 204 tells them to reconnect no more.
-        headers: As for :class:`Response`.
+        content: An asynchronous or synchronous iterable of ``ServerSentEvent``, or of ``str``: an event's data.
+        status_code: As for ``Response``. Clients stay with 200 alone; 204 tells them to reconnect no more.
+        headers: As for ``Response``.
         ping_seconds: A comment is sent when nothing else was for so long, so that no proxy takes the connection for
             dead, and a client that left without a word is noticed. ``None``: none is.
         retry_milliseconds: How long the client waits before it reconnects; sent before the first event.
-        background: As for :class:`Response`.
+        background: As for ``Response``.
 
     Raises:
         TypeError: ``content`` is no iterable, or is there as a whole.
         ValueError: ``ping_seconds`` or ``retry_milliseconds`` is out of range.
-        InvalidHeaderError: As for :class:`Response`; also for ``content-length``: a stream of events has none.
+        InvalidHeaderError: As for ``Response``; also for ``content-length``: a stream of events has none.
     """
 
     __slots__ = ("_opening",)

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, cast
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 from urllib.parse import quote
 from weakref import WeakMethod
+
+from anyio import get_cancelled_exc_class
 
 from ._body import Body
 from ._extensions import EARLY_HINT
 from ._keep_alive import KeepAlive
+from ._late_scope import ShieldAround
 from ._response import Response
-from ._watch import Listener
-from ._writer import Writer
-from .types import Scope, Send
+from ._streaming_response import StreamingResponse
+from ._threads import Threads
+from ._watch import Listener, is_cancelled, log_cut, run_shielded
+from ._writer import Chunks, Writer
+from .errors import UsageError
+from .types import RawHeaders, Scope, Send
+
+Closer: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+logger = logging.getLogger("asgicore")
 
 _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
 
 is_head: Final[ContextVar[bool]] = ContextVar("asgicore_is_head", default=False)
 """Whether the response that a hook sends is to a HEAD, which a writer around a ``send`` of its own cannot see."""
+
+
+def _of_the_iterator(cancelled: BaseException) -> UsageError:
+    """The error in place of a cancellation that nobody outside of a stream has asked for."""
+    error = UsageError(
+        "a cancel scope or task group that the iterator holds across its yield was cancelled while a part was being "
+        "sent; put it around what the iterator waits for, between two parts"
+    )
+    error.__cause__ = cancelled
+    return error
 
 
 class Cancellation(Protocol):
@@ -52,6 +74,8 @@ class Exchange(Writer):
     """Whether the body was read, as far as it is, and the endpoint called."""
     is_ending: bool = False
     """Whether the handler is being closed."""
+    is_cut: bool = False
+    """Whether that has ended the request."""
     is_dropped: bool = False
     """Whether the event loop has given the request up."""
 
@@ -92,6 +116,9 @@ class Exchange(Writer):
         """Leave the closing of this response to somebody else."""
         self.unclosed = tuple(other for other in self.unclosed if other is not response)
 
+    def note(self, error: Exception) -> None:
+        """An error was answered or logged; for those who observe."""
+
     def refuse_body(self) -> None:
         """Have the connection closed if a body is under way: it would be drained at our cost."""
         # HTTP/2 has no such field (RFC 9113 section 8.2.2), and ends the stream alone.
@@ -117,6 +144,82 @@ class Exchange(Writer):
         else:
             self.body.fail(error)
         self.leave()
+
+    async def stream(
+        self,
+        response: StreamingResponse,
+        headers: RawHeaders,
+        threads: Threads,
+        chunks: Chunks,
+        *,
+        cuts_all: bool,
+        close_seconds: float | None,
+    ) -> None:
+        """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
+        failure: BaseException | None = None
+        shield = ShieldAround()
+        try:
+            with shield:
+                try:
+                    await self.send_stream(
+                        response.status_code,
+                        headers,
+                        response.kept_parts(threads, self.keep),
+                        chunks,
+                        cuts_all=cuts_all,
+                    )
+                except GeneratorExit:
+                    raise
+                except BaseException as exc:
+                    failure = exc
+                self.keep_alive = None
+                if self.is_started:  # else it has not begun, and the answer to the failure comes first
+                    self.forget(response)
+                    shield.entered_since = self.cancel_scope
+                    close = self.close_one(response.aclose)
+                    try:
+                        await run_shielded(close, close_seconds, shield)
+                    except GeneratorExit:
+                        response.close_nowait()
+                        raise
+        except asyncio.CancelledError as exc:  # held back
+            comes_first = failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc)
+            failure = exc if comes_first else failure
+        if shield.is_cut:
+            log_cut(close_seconds)
+        if failure is not None:
+            if isinstance(failure, get_cancelled_exc_class()) and not is_cancelled(failure):
+                # Let out, it would end a server on trio, and pass in silence on asyncio.
+                failure = _of_the_iterator(failure)
+            try:
+                raise failure
+            finally:
+                failure = None
+
+    async def close_one(self, close: Closer) -> None:
+        """Close one thing; that it fails is logged and keeps nothing else from being closed."""
+        try:
+            await close()
+        except Exception as exc:
+            self._log_unclosed(exc)
+        except BaseExceptionGroup as group:
+            # A task group wraps the GeneratorExit that a generator inside of it is closed with.
+            errors = group.split(GeneratorExit)[1]
+            if isinstance(errors, Exception):
+                self._log_unclosed(errors)
+            elif errors is not None:
+                raise errors from None
+
+    def _log_unclosed(self, exc: Exception) -> None:
+        self.note(exc)
+        level = logging.INFO if self.is_gone else logging.ERROR
+        logger.log(level, "closing %s failed", str(self), exc_info=exc)
+
+    def drop(self) -> None:
+        """Close what can be closed without waiting."""
+        self.body.close_nowait()
+        for response in self.unclosed:
+            response.close_nowait()
 
     def __str__(self) -> str:
         """Method and path for a log, so escaped that neither can forge a line."""

@@ -40,17 +40,17 @@ class FileResponse(StreamingResponse):
     or 416. Servers that can send files by themselves are told to.
 
     Args:
-        path: Of a regular file. Never what a client sent: :meth:`under` is for that.
-        status_code: As for :class:`Response`. Validators, conditions and ranges are for 200 alone.
-        headers: As for :class:`Response`; the length is that of the file.
-        content_type: As for :class:`Response`; if ``None`` it follows from the ending of ``filename``, or of ``path``.
+        path: Of a regular file. Never what a client sent: ``under()`` is for that.
+        status_code: As for ``Response``. Validators, conditions and ranges are for 200 alone.
+        headers: As for ``Response``; the length is that of the file.
+        content_type: As for ``Response``; if ``None`` it follows from the ending of ``filename``, or of ``path``.
         filename: What the client is to call the file; any text without controls. Its last part counts.
         disposition: Whether the client is to show or to save it; ``"attachment"`` if there is a ``filename``,
             else nothing is said.
         etag: The entity tag with its quotes. ``True``: made of size, time and number of the file; weak for two
             seconds after a change. ``False``: none.
         missing_is_404: Whether a path that is missing, unreadable or no regular file is a 404, and not an error.
-        background: As for :class:`Response`.
+        background: As for ``Response``.
 
     Raises:
         InvalidHeaderError: A field, tag or file name must not leave.
@@ -58,7 +58,7 @@ class FileResponse(StreamingResponse):
         TypeError: ``path`` is no path, or ``background`` no callable.
 
     When it is sent, ``OSError`` if the file is missing, unreadable or no regular file, which is answered with 500;
-    :exc:`ContentLengthError` if it gets shorter meanwhile, which aborts the response. What it grows by is not sent.
+    ``ContentLengthError`` if it gets shorter meanwhile, which aborts the response. What it grows by is not sent.
     """
 
     __slots__ = ("_blocks", "_is_prepared", "_location", "_makes_etag", "_missing_is_404", "_names")
@@ -121,13 +121,13 @@ class FileResponse(StreamingResponse):
             untrusted_path: Relative, with ``/`` between the names. Names that only Windows takes for devices, drives
                 or streams are refused on every system, and so are ``.``, ``..``, empty names, controls and what ends
                 with a dot or a blank.
-            status_code: As for :class:`FileResponse`, and so are all that follow.
-            headers: As for :class:`Response`.
+            status_code: As for ``FileResponse``, and so are all that follow.
+            headers: As for ``Response``.
             content_type: If ``None``, it follows from the ending of ``filename``, or of ``untrusted_path``.
             filename: What the client is to call the file.
             disposition: Whether the client is to show or to save it.
             etag: The entity tag, or whether there is one.
-            background: As for :class:`Response`.
+            background: As for ``Response``.
 
         Raises:
             HTTPError: 404: the path leads elsewhere.
@@ -152,7 +152,7 @@ class FileResponse(StreamingResponse):
         return response
 
     async def prepare(self, scope: Scope) -> Response:
-        """Open the file, and fit the response to it and to the request; see :meth:`Response.prepare`.
+        """Open the file, and fit the response to it and to the request; see ``Response.prepare()``.
 
         Raises:
             HTTPError: 404, 412 or 416.
@@ -166,7 +166,7 @@ class FileResponse(StreamingResponse):
         return await in_file_thread(self._blocks.hold, self._fit, scope)
 
     def close_nowait(self) -> None:
-        """As :meth:`aclose`, as far as it goes without waiting: the event loop has given the request up."""
+        """As ``aclose()``, as far as it goes without waiting: the event loop has given the request up."""
         self._blocks.stop()
 
     # --- in a worker thread --------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def _parse_kept(body: Body, charset: str | None) -> Form:
 
 
 def read_form_nowait(body: Body, media_type: str, parameters: Mapping[str, str]) -> Form:
-    """As :func:`read_form`, in a worker thread, of a body that is kept and here."""
+    """As ``read_form()``, in a worker thread, of a body that is kept and here."""
     read = _kept_form(body, media_type, parameters)
     while (form := read()) is None:
         pass
@@ -265,6 +265,6 @@ def open_parts(body: Body, media_type: str, parameters: Mapping[str, str]) -> As
 
 
 def open_parts_nowait(body: Body, media_type: str, parameters: Mapping[str, str]) -> Iterator[SyncPart]:
-    """As :func:`open_parts`, in a worker thread, of a body that is kept and here."""
+    """As ``open_parts()``, in a worker thread, of a body that is kept and here."""
     parser = _open_parser(body, media_type, parameters)
     return SyncPartReader(parser, body.stream_nowait(), body.limits)

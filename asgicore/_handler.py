@@ -1,6 +1,6 @@
 """An endpoint as an ASGI application: the life of a request from the scope to the last byte.
 
-The names of the hooks are those of Django's ``ASGIHandler``, freed from Django.
+What it calls on the way, and a subclass may override, is in ``_hooks.py``.
 
 ::
 
@@ -17,63 +17,54 @@ The names of the hooks are those of Django's ``ASGIHandler``, freed from Django.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from inspect import isawaitable
-from tempfile import SpooledTemporaryFile
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
 
-from anyio import CancelScope, Event, get_cancelled_exc_class, move_on_after
-from anyio.lowlevel import checkpoint
+from anyio import CancelScope, Event, move_on_after
 
 from ._body import Body
 from ._callables import is_async_callable
 from ._compression import Compression
-from ._exchange import Cancellation, Exchange, is_head
-from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
-from ._headers import check_request_headers, list_headers
-from ._jobs import Job
-from ._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scope
+from ._exchange import Cancellation, Closer, Exchange, is_head
+from ._extensions import TRAILERS
+from ._hooks import Hooks
+from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
+from ._observe import ObservedExchange, Observers
+from ._observer import Observe
 from ._request import Request
 from ._response import Background, Response
 from ._stepped import SteppedListener
 from ._streaming_response import StreamingResponse
-from ._target import check_target
 from ._threads import Threads
 from ._watch import (
     Listener,
-    is_cancelled,
-    log_cut,
     resume,
     run_shielded,
     running_asyncio_task,
     start_listener,
     timed,
 )
-from ._writer import DONE, TRAILING, Writer, limit_send, slice_bytes
+from ._writer import DONE, TRAILING, limit_send
 from .errors import (
     ClientDisconnectedError,
     HTTPError,
     RequestError,
     ResponseStateError,
     ServerProtocolError,
-    UsageError,
 )
 from .limits import DEFAULT_LIMITS, Limits
-from .types import RawHeaders, Receive, Scope, Send
+from .types import Receive, Scope, Send
 
 __all__ = ["Endpoint", "Handler"]
 
 logger = logging.getLogger("asgicore")
 
 Endpoint: TypeAlias = Callable[[Any], Awaitable[Response]] | Callable[[Any], Response]
-"""A function, async or not, that takes a :class:`Request` and returns a :class:`Response`."""
-
-Closer: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""A function, async or not, that takes a ``Request`` and returns a ``Response``."""
 
 # No event loop is given this by a coroutine.
 _FINISHED: Final = object()
@@ -88,22 +79,12 @@ def _of_the_client(exc: Exception) -> Exception:
     return cast("Exception", error)
 
 
-def _of_the_iterator(cancelled: BaseException) -> UsageError:
-    """The error in place of a cancellation that nobody outside of a stream has asked for."""
-    error = UsageError(
-        "a cancel scope or task group that the iterator holds across its yield was cancelled while a part was being "
-        "sent; put it around what the iterator waits for, between two parts"
-    )
-    error.__cause__ = cancelled
-    return error
-
-
 def _closing() -> HTTPError:
     """What a request is answered with that the handler's closing cuts short."""
     return HTTPError(503, headers={"retry-after": "1"})
 
 
-class Handler:
+class Handler(Hooks):
     """An ASGI application around one endpoint.
 
     Subclass it and override ``create_request`` and ``run_get_response`` to put a framework on top; every other
@@ -122,22 +103,16 @@ class Handler:
         threads: Run what is synchronous: endpoints, iterators, background work. If ``None``, 40 threads of the
             handler's own, which end with the lifespan; others are their owner's to close.
         compression: Compresses what the endpoint returns, where the client wants it. Off if ``None``.
+        observe: Called with ``(request, response, timings, outcome, error)`` at the end of every request: a function,
+            an ``Observer``, or several of them.
         debug: Answer uncaught exceptions with their traceback, and report code that blocks the event loop.
             Never in production.
 
     Raises:
-        TypeError: The endpoint is no callable, or there is none.
+        TypeError: The endpoint is no callable, or there is none; an observer is no callable, or asynchronous.
         ValueError: ``body`` or ``on_disconnect`` is none of the words above, or a synchronous endpoint is to stream.
     """
 
-    chunk_size: int = 65536
-    """Longest body message of a response, in bytes."""
-
-    request_class: type[Any] = Request
-    """Built by :meth:`create_request` with the scope and the :class:`Body`."""
-
-    _base: ClassVar[type[Any]]
-    """The class whose hooks do what the engine does by itself; bridges have their own."""
     _leaving: ClassVar[tuple[type[Exception], ...]] = (ClientDisconnectedError,)
     """What says that the client has left."""
 
@@ -151,6 +126,7 @@ class Handler:
         lifespan: Lifespan | None = None,
         threads: Threads | None = None,
         compression: Compression | None = None,
+        observe: Observe = (),
         debug: bool = False,
     ) -> None:
         if body not in ("spool", "stream"):
@@ -168,7 +144,6 @@ class Handler:
         self.endpoint = endpoint
         self._owns_threads = threads is None
         self.threads: Threads = Threads() if threads is None else threads
-        """Where synchronous code runs; tells how many threads are ``in_use`` and how many requests ``waiting``."""
         self.limits = limits
         self._compression = compression
         self.debug = debug
@@ -199,11 +174,11 @@ class Handler:
         self._deliver: Callable[[Response, Exchange], Awaitable[None]] = self.send_response
         self._refuse: Callable[[Any, HTTPError], Response] = self.handle_http_error
         self._fail: Callable[[Any, Exception], Response] = self.handle_uncaught_exception
-
-    def _overrides(self, hook: str) -> bool:
-        """Whether a subclass has a hook of its own."""
-        classes = type(self).__mro__
-        return any(hook in vars(cls) for cls in classes[: classes.index(self._base)])
+        self._new_exchange: type[Exchange] = Exchange
+        if callable(observe) or observe:
+            self._new_exchange = ObservedExchange
+            # In place of the method: a handler without observers does nothing to find that out.
+            vars(self)["handle"] = partial(Observers(observe, self._as_told).serve, partial(type(self).handle, self))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope.
@@ -245,7 +220,7 @@ class Handler:
         body = Body(receive, limits, self._keeps)
         if limits.send_timeout_seconds is not None:
             send = limit_send(send, limits.send_timeout_seconds)
-        exchange = Exchange(scope, body, send, self.chunk_size)
+        exchange = self._new_exchange(scope, body, send, self.chunk_size)
         try:
             # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
             outer = self._outer_scope() if self._cancels else None
@@ -328,6 +303,7 @@ class Handler:
             exchange.cancel_scope = None
             self._forget(exchange)
         if exchange.is_ending:
+            exchange.is_cut = True
             exchange.refuse_body()
             raise _closing()
 
@@ -452,58 +428,18 @@ class Handler:
             return await self._prepare(exchange, response)
         except Exception as exc:
             # The answer to this could fail as this one did.
+            exchange.note(exc)
             logger.error("%s failed", str(exchange), exc_info=exc)
             response = Handler.handle_uncaught_exception(self, exchange.request, exc)
             exchange.take(response)
             return response
-
-    async def _stream(self, exchange: Exchange, response: StreamingResponse, headers: RawHeaders) -> None:
-        """Send a stream and close it, before any scope is left that its iterator may have entered others in."""
-        failure: BaseException | None = None
-        shield = ShieldAround()
-        try:
-            with shield:
-                try:
-                    await exchange.send_stream(
-                        response.status_code,
-                        headers,
-                        response.kept_parts(self.threads, exchange.keep),
-                        self.chunk_bytes,
-                        cuts_all=self._cuts_itself,
-                    )
-                except GeneratorExit:
-                    raise
-                except BaseException as exc:
-                    failure = exc
-                exchange.keep_alive = None
-                if exchange.is_started:  # else it has not begun, and the answer to the failure comes first
-                    exchange.forget(response)
-                    shield.entered_since = exchange.cancel_scope
-                    close = self._close_one(exchange, response.aclose)
-                    try:
-                        await run_shielded(close, self.limits.close_timeout_seconds, shield)
-                    except GeneratorExit:
-                        response.close_nowait()
-                        raise
-        except asyncio.CancelledError as exc:  # held back
-            comes_first = failure is None or isinstance(failure, asyncio.CancelledError) or is_cancelled(exc)
-            failure = exc if comes_first else failure
-        if shield.is_cut:
-            log_cut(self.limits.close_timeout_seconds)
-        if failure is not None:
-            if isinstance(failure, get_cancelled_exc_class()) and not is_cancelled(failure):
-                # Let out, it would end a server on trio, and pass in silence on asyncio.
-                failure = _of_the_iterator(failure)
-            try:
-                raise failure
-            finally:
-                failure = None
 
     def _answer(self, exchange: Exchange, exc: Exception) -> Response:
         """The response to an exception; raises it where nobody is there to get one."""
         exc = _of_the_client(exc)
         if exchange.is_gone or (exc is exchange.body.failure and not isinstance(exc, RequestError)):
             raise exc
+        exchange.note(exc)
         if isinstance(exc, HTTPError):
             if isinstance(exc, RequestError):
                 exchange.refuse_body()
@@ -511,6 +447,7 @@ class Handler:
                 return self._refuse(exchange.request, exc)
             except Exception as error:
                 exc = error
+                exchange.note(exc)
         logger.error("%s failed", str(exchange), exc_info=exc)
         return self._fail(exchange.request, exc)
 
@@ -521,10 +458,12 @@ class Handler:
             else:
                 await self.threads.run(background)
         except Exception as exc:
+            exchange.note(exc)
             logger.error("the background work of %s failed", str(exchange), exc_info=exc)
 
     async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""
+        exchange.is_cut = True
         response = exchange.response
         rest = response.cut() if isinstance(response, StreamingResponse) else b""
         if exchange.is_open and rest is not None:
@@ -542,6 +481,7 @@ class Handler:
             logger.debug("%s: the client left", str(exchange))
         else:
             # Mostly the endpoint's way of telling that it was cut short; nobody waits for an answer.
+            exchange.note(exc)
             logger.info("%s: the client left, then %s was raised", str(exchange), type(exc).__name__, exc_info=exc)
 
     async def _close(self, exchange: Exchange) -> None:
@@ -549,7 +489,7 @@ class Handler:
         interrupted: BaseException | None = None
         for close in (*(response.aclose for response in exchange.unclosed), *self._enders(exchange)):
             try:
-                await run_shielded(self._close_one(exchange, close), self.limits.close_timeout_seconds)
+                await run_shielded(exchange.close_one(close), self.limits.close_timeout_seconds)
             except GeneratorExit:
                 self._drop(exchange)
                 raise
@@ -564,9 +504,11 @@ class Handler:
 
     def _drop(self, exchange: Exchange) -> None:
         """Close what can be closed without waiting."""
-        exchange.body.close_nowait()
-        for response in exchange.unclosed:
-            response.close_nowait()
+        exchange.drop()
+
+    def _as_told(self, exchange: Exchange) -> tuple[Any, Any]:
+        """Request and response as hooks get them."""
+        return exchange.request, exchange.response
 
     def _enders(self, exchange: Exchange) -> Iterator[Closer]:
         """What is called at the end, in this order."""
@@ -575,23 +517,6 @@ class Handler:
                 yield lambda: self.client_left(exchange.request, exchange.phase)
             yield lambda: self.request_finished(exchange.request, exchange.response)
         yield exchange.body.aclose
-
-    async def _close_one(self, exchange: Exchange, close: Closer) -> None:
-        try:
-            await close()
-        except Exception as exc:
-            self._log_unclosed(exchange, exc)
-        except BaseExceptionGroup as group:
-            # A task group wraps the GeneratorExit that a generator inside of it is closed with.
-            errors = group.split(GeneratorExit)[1]
-            if isinstance(errors, Exception):
-                self._log_unclosed(exchange, errors)
-            elif errors is not None:
-                raise errors from None
-
-    def _log_unclosed(self, exchange: Exchange, exc: Exception) -> None:
-        level = logging.INFO if exchange.is_gone else logging.ERROR
-        logger.log(level, "closing %s failed", str(exchange), exc_info=exc)
 
     async def aclose(self, grace_seconds: float = 5.0) -> None:
         """End the requests that wait for something, for a shutdown that long streams would hold up.
@@ -610,173 +535,6 @@ class Handler:
             if exchange.cancel_scope is not None and not exchange.is_done:
                 exchange.is_ending = True
                 exchange.cancel_scope.cancel()
-
-    # --- hooks ---------------------------------------------------------------------------------------
-
-    async def read_body(self, receive: Receive) -> SpooledTemporaryFile[bytes]:
-        """Read the body to its end into a file, positioned at 0. Called with ``body="spool"``, before the endpoint.
-
-        Args:
-            receive: Gives the messages of the request, checked and counted.
-
-        Raises:
-            ClientDisconnectedError: The client left first.
-            RequestError: The body is too large, too slow or not as long as declared.
-        """
-        body = receive if isinstance(receive, Body) else Body(receive, self.limits, keep=True)
-        await body.load()
-        return await body.file()
-
-    def create_request(self, scope: Scope, body: Body) -> tuple[Any, Response | None]:
-        """Check the head of the request.
-
-        Returns:
-            ``(request, None)``, or ``(None, response)`` if the head is malformed or too large.
-        """
-        limits = self.limits
-        headers = scope.get("headers")
-        try:
-            if type(headers) is not list:
-                # The specification allows any iterable, and an iterator can be read once.
-                headers = list_headers(headers)
-                scope = {**scope, "headers": headers}
-            check_target(scope.get("path"), scope.get("query_string"), limits)
-            declared = check_request_headers(headers, limits)
-            if declared is not None:
-                body.declare(declared)
-        except RequestError as exc:
-            return None, self.handle_http_error(None, exc)
-        return self.request_class(scope, body), None
-
-    async def run_get_response(self, request: Any) -> Response:
-        """Get the response: awaits the endpoint, or runs it in a worker thread.
-
-        Raises:
-            ThreadsBusyError: A synchronous endpoint would have to wait behind too many others.
-        """
-        endpoint: Any = self.endpoint
-        if self._is_async:
-            response: Response = await endpoint(request)
-            return response
-        job = self.threads.start(endpoint, request)
-        try:
-            given: Any = await job.wait()
-        except GeneratorExit:
-            raise  # nothing can be awaited any more
-        except BaseException:
-            await self._close_lost(job)
-            raise
-        # A synchronous function may call an asynchronous one.
-        answer: Response = await given if isawaitable(given) else given
-        return answer
-
-    async def _close_lost(self, job: Job[Any]) -> None:
-        """Close the response of an endpoint whose client left while it ran."""
-        try:
-            lost = job.take()
-        except Exception:
-            return  # it raised, which is on its way already or is told to nobody
-        if isinstance(lost, Response):
-            await run_shielded(self._close_unseen(lost), self.limits.close_timeout_seconds)
-
-    async def _close_unseen(self, response: Response) -> None:
-        try:
-            await response.aclose()
-        except Exception as exc:
-            logger.info("closing a response that nobody was there to get failed", exc_info=exc)
-
-    async def listen_for_disconnect(self, receive: Receive) -> None:
-        """Return, or raise :class:`ClientDisconnectedError`, when the client has left, and not before.
-
-        Called beside an endpoint that waits. After the body, ``receive`` gives ``http.disconnect`` alone.
-        """
-        if isinstance(receive, Body):
-            await receive.listen()
-            return
-        while (await receive()).get("type") != "http.disconnect":
-            await checkpoint()
-
-    def handle_http_error(self, request: Any, exc: HTTPError) -> Response:
-        """The response to an :class:`HTTPError`; ``request`` is ``None`` if its head was refused."""
-        if exc.status_code == 304:
-            # It has no body, and a length would be that of the 200 it stands for (RFC 9110 section 8.6).
-            return Response(b"", 304, exc.headers)
-        return Response(exc.detail, exc.status_code, exc.headers, "text/plain; charset=utf-8")
-
-    def handle_uncaught_exception(self, request: Any, exc: Exception) -> Response:
-        """The response to any other exception, which was logged already; ``request`` may be ``None``."""
-        text = "".join(traceback.format_exception(exc)) if self.debug else "Internal Server Error"
-        return Response(text.encode(errors="backslashreplace"), 500, content_type="text/plain; charset=utf-8")
-
-    async def send_response(self, response: Response, send: Send) -> None:
-        """Send start, body messages of at most :attr:`chunk_size` bytes, and end.
-
-        Args:
-            response: What the endpoint returned.
-            send: Takes the messages of the response and checks them.
-        """
-        writer = send if isinstance(send, Writer) else Writer(send, is_head.get(), self.chunk_size)
-        await self._sending(response, writer)
-
-    def _sending(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
-        extras = response._extras
-        # Set in any case: another response may have come this far, and no further.
-        writer.trailers = extras.trailers if extras is not None and TRAILERS in writer.extensions else None
-        if extras is not None and extras.debug_info is not None:
-            return self._send_with_debug(response, writer, extras.debug_info)
-        return self._send_plain(response, writer)
-
-    async def _send_with_debug(self, response: Response, writer: Writer, info: Mapping[str, Any]) -> None:
-        await writer.send_debug(info)
-        await self._send_plain(response, writer)
-
-    def _send_plain(self, response: Response, writer: Writer) -> Coroutine[Any, Any, None]:
-        headers = response.raw_headers()
-        if isinstance(response, StreamingResponse):
-            # Trailers are mostly made of what passed through the iterator.
-            can_leave_it = writer.trailers is None
-            if response.path is not None and can_leave_it and PATHSEND in writer.extensions:
-                return writer.send_path(response.status_code, headers, response.path)
-            if response.segments is not None and can_leave_it and ZEROCOPYSEND in writer.extensions:
-                return writer.send_segments(response.status_code, headers, response.file, response.segments)
-            if isinstance(writer, Exchange):
-                return self._stream(writer, response, headers)
-            parts = response.parts(self.threads)
-            return writer.send_stream(
-                response.status_code, headers, parts, self.chunk_bytes, cuts_all=self._cuts_itself
-            )
-        body = response.body
-        if writer.trailers is not None:
-            return writer.send_trailed(response.status_code, headers, body, self.chunk_bytes)
-        chunks = self.chunk_bytes if len(body) > self.chunk_size or self._cuts_itself else None
-        return writer.send_whole(response.status_code, headers, body, chunks)
-
-    def chunk_bytes(self, data: bytes) -> Iterable[tuple[bytes, bool]]:
-        """Cut ``data`` into (chunk, is_last) of at most :attr:`chunk_size`; empty data gives one ``(b"", True)``."""
-        return slice_bytes(data, self.chunk_size)
-
-    async def response_ready(self, request: Any, response: Response) -> None:
-        """The endpoint is done and nothing was sent yet. Does nothing; for frameworks."""
-
-    async def client_left(self, request: Any, phase: Literal["body", "handler", "response"]) -> None:
-        """The client left before the response was complete. Called once, shielded, before :meth:`request_finished`.
-
-        Args:
-            request: The request, ``None`` if the client left before there was one.
-            phase: What was under way: the body being read, the endpoint, or the response being sent.
-
-        Does nothing; for frameworks.
-        """
-
-    async def request_finished(self, request: Any, response: Response | None) -> None:
-        """The request is over. Called once on every exit, shielded, while the body is still open.
-
-        Args:
-            request: The request, ``None`` if its head was refused.
-            response: The response, ``None`` if there was none.
-
-        Does nothing; for frameworks.
-        """
 
 
 Handler._base = Handler

@@ -246,7 +246,7 @@ def encode_value(name: str, value: object) -> bytes:
 
 
 def encode_field(name: object, value: object) -> tuple[bytes, bytes]:
-    """Check and encode one field; see :func:`encode_name` and :func:`encode_value`."""
+    """Check and encode one field; see ``encode_name()`` and ``encode_value()``."""
     raw = encode_name(name)
     return raw, encode_value(raw.decode("ascii"), value)
 
@@ -282,7 +282,7 @@ def check_raw_headers(headers: Iterable[Any], keeps_case: bool = False) -> RawHe
             else names come out in lower case.
 
     Raises:
-        InvalidHeaderError: As for :func:`encode_field`.
+        InvalidHeaderError: As for ``encode_field()``.
     """
     checked: RawHeaders = []
     for name, value in headers:
@@ -303,7 +303,7 @@ class Headers(CIMultiDict[str]):
     """The headers of a response: a ``CIMultiDict`` whose every way in checks name and value.
 
     Repeats keep their order. Every method that sets raises
-    :class:`asgicore.InvalidHeaderError` at the call, naming the header.
+    ``asgicore.InvalidHeaderError`` at the call, naming the header.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

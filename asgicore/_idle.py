@@ -25,7 +25,7 @@ _LOOKS = 4
 
 
 class _Settled:
-    """The body, as :func:`resume` sees it, where nobody watches."""
+    """The body, as ``resume()`` sees it, where nobody watches."""
 
     is_settled = True
 

@@ -166,7 +166,7 @@ class Job(Generic[T]):
         """Return or raise, once, what the function did; its changes of context variables are made here, too.
 
         If cancelled while the job waits for a slot, the job never runs. If cancelled later, this waits for its end
-        all the same and then raises the cancellation; :meth:`take` has what the function returned or raised.
+        all the same and then raises the cancellation; ``take()`` has what the function returned or raised.
 
         Raises:
             RuntimeError: The function raised what would steer the waiting coroutine instead of failing it, such as
@@ -207,7 +207,7 @@ class Job(Generic[T]):
             await waiter
 
     def take(self) -> T:
-        """Return or raise, once, what the function did; for a job that :attr:`is_done`."""
+        """Return or raise, once, what the function did; for a job that ``is_done``."""
         changes, self._changes = self._changes, []
         for variable, value in changes:
             variable.set(value)
@@ -268,7 +268,7 @@ class Ending(Protocol):
 
 
 async def settle(job: Ending) -> None:
-    """As :meth:`Job.settle`."""
+    """As ``Job.settle()``."""
     cancelled = None
     while not job.is_done:
         try:

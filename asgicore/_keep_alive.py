@@ -39,7 +39,7 @@ class Connection(Protocol):
 
 
 def _clock() -> Callable[[], float]:
-    """The clock that :func:`anyio.sleep` goes by, without the look-up that ``anyio.current_time`` makes each time."""
+    """The clock that ``anyio.sleep()`` goes by, without the look-up that ``anyio.current_time`` makes each time."""
     if is_trio():
         import trio
 
@@ -171,7 +171,7 @@ class KeepAlive:
                 await close()
 
     def stop_thread(self) -> None:
-        """As :meth:`aclose`, as far as it goes without waiting."""
+        """As ``aclose()``, as far as it goes without waiting."""
         if self._listener is not None:
             self._listener.cancel()
         stop_thread_of(self._parts)

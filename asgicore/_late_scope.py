@@ -34,7 +34,7 @@ _current_task: Any = current_task
 
 
 def innermost_scope(task: Task[Any] | None = None) -> Outer:
-    """The scope that the task (the current one) is in, ``None`` if there is none; for :class:`ScopeAround`."""
+    """The scope that the task (the current one) is in, ``None`` if there is none; for ``ScopeAround``."""
     if task is None and "trio" in _modules and is_trio():
         return EARLY
     state = _state_of(ref(task or _current_task()))
@@ -45,7 +45,7 @@ class ScopeAround:
     """Enters a cancel scope inside of ``outer`` and around what the task entered since; left like any other.
 
     Args:
-        outer: What :func:`innermost_scope` gave before.
+        outer: What ``innermost_scope()`` gave before.
     """
 
     __slots__ = ("_cancelling", "_outer", "_scope", "_task")
@@ -83,7 +83,7 @@ class ScopeAround:
 
     @property
     def cancel_called(self) -> bool:
-        """Whether it was cancelled, by :meth:`cancel` or after its time."""
+        """Whether it was cancelled, by ``cancel()`` or after its time."""
         return bool(self._scope.cancel_called)
 
     def shield(self, seconds: float | None) -> None:
@@ -115,7 +115,7 @@ class ShieldAround:
     """Shields the closing of an iterator that may hold scopes of its own across its ``yield``.
 
     Entered before the iterator's first step. Where scopes can be entered late, nothing is entered before
-    :meth:`begin`; elsewhere a scope is at once.
+    ``begin()``; elsewhere a scope is at once.
     """
 
     __slots__ = ("_outer", "_scope", "entered_since", "is_cut")
@@ -136,7 +136,7 @@ class ShieldAround:
         return self
 
     def begin(self, seconds: float | None) -> None:
-        """As :class:`asgicore._watch.Shield`."""
+        """As ``asgicore._watch.Shield``."""
         if self._outer is not EARLY:
             late, outer = self.entered_since, self._outer
             if isinstance(late, ScopeAround) and late._outer is outer:

@@ -133,7 +133,7 @@ _LONGEST: Final = max(map(len, _TYPES))
 
 
 def media_type_of(name: str) -> str:
-    """The media type for a file of this name or path; :data:`UNKNOWN` if the ending tells nothing.
+    """The media type for a file of this name or path; ``UNKNOWN`` if the ending tells nothing.
 
     Of two endings the last one counts: ``.tar.gz`` is ``application/gzip``, and goes out as it is.
     """

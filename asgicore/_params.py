@@ -20,7 +20,7 @@ _SLICE_BYTES: Final = 2**14
 
 
 def parse_query(raw: bytes, max_params: int | None) -> MultiDictProxy[str]:
-    """Parse a query string; see :func:`parse_fields`.
+    """Parse a query string; see ``parse_fields()``.
 
     Raises:
         MalformedRequestError: More than ``max_params`` fields, or raw bytes that are no UTF-8.

@@ -120,7 +120,7 @@ class Part(_Head):
             BodyConsumedError: At once, if the content was used before; from the iterator, if the next part was asked
                 for.
 
-        The iterator raises as ``Request.stream()`` and :meth:`asgicore.Request.multipart` do.
+        The iterator raises as ``Request.stream()`` and ``asgicore.Request.multipart()`` do.
         """
         self._use("stream()")
         return _Content(self, self._reader)
@@ -131,8 +131,8 @@ class Part(_Head):
         Raises:
             BodyTooLargeError: More than ``Limits.max_form_field_bytes``.
             BodyConsumedError: It was used before, or the next part was asked for.
-            RequestError: As :meth:`stream`.
-            ClientDisconnectedError: As :meth:`stream`.
+            RequestError: As ``stream()``.
+            ClientDisconnectedError: As ``stream()``.
         """
         self._use("read()")
         parts = Parts()
@@ -145,7 +145,7 @@ class Part(_Head):
 
         Raises:
             MalformedBodyError: It is no text in this charset.
-            BodyTooLargeError: As :meth:`read`, as all its other errors.
+            BodyTooLargeError: As ``read()``, as all its other errors.
         """
         return decode_field(self.name, await self.read(), self.charset)
 
@@ -224,7 +224,7 @@ class PartReader(_Reader):
 
 
 class SyncPart(_Head):
-    """As :class:`Part`, in a synchronous endpoint."""
+    """As ``Part``, in a synchronous endpoint."""
 
     __slots__ = ("_reader",)
 
@@ -233,12 +233,12 @@ class SyncPart(_Head):
         self._reader = reader
 
     def stream(self) -> Iterator[bytes]:
-        """As :meth:`Part.stream`."""
+        """As ``Part.stream()``."""
         self._use("stream()")
         return self._reader.contents(self)
 
     def read(self) -> bytes:
-        """As :meth:`Part.read`."""
+        """As ``Part.read()``."""
         self._use("read()")
         parts = Parts()
         for content in self._reader.contents(self):
@@ -246,7 +246,7 @@ class SyncPart(_Head):
         return parts.join()
 
     def text(self) -> str:
-        """As :meth:`Part.text`."""
+        """As ``Part.text()``."""
         return decode_field(self.name, self.read(), self.charset)
 
 

@@ -48,7 +48,7 @@ class Pump(Generic[T]):
     """An async iterator over the parts that ``produce`` puts; for one consumer.
 
     ``produce`` is called in a worker thread at the first ``anext()``, with what puts a part; one thread at a time may
-    call that. Errors of ``produce`` are raised after the parts before them. :meth:`aclose` is for the consumer to call
+    call that. Errors of ``produce`` are raised after the parts before them. ``aclose()`` is for the consumer to call
     in every case: if nothing was asked for by then, ``produce`` is called with ``is_closed`` true, to clean up.
 
     Args:
@@ -117,7 +117,7 @@ class Pump(Generic[T]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether :meth:`aclose` was called."""
+        """Whether ``aclose()`` was called."""
         return self._is_closed
 
     def notify(self) -> None:
@@ -220,7 +220,7 @@ class Pump(Generic[T]):
 
         Raises:
             Exception: What ``produce`` raised since the last part that was asked for, unless it is the
-                :exc:`ClientDisconnectedError` that told it of the end.
+                ``ClientDisconnectedError`` that told it of the end.
         """
         self.stop_thread()
         # Not refused, however many wait: what cleans up has to run.
@@ -243,7 +243,7 @@ class Pump(Generic[T]):
 
 
 def iterate(iterable: Iterable[bytes | str], put: Put) -> None:
-    """Put every part of an iterable; for :class:`Pump`, as ``partial(iterate, iterable)``.
+    """Put every part of an iterable; for ``Pump``, as ``partial(iterate, iterable)``.
 
     The iterator and the iterable are closed here, each once if it has a ``close()``, also if it never began.
     """

@@ -32,7 +32,7 @@ _SPEC: Final = re.compile(rb"([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19})")
 
 
 def requested_ranges(raw_headers: Iterable[tuple[bytes, bytes]], size: int) -> list[Part] | None:
-    """As :func:`parse_ranges`, of the fields of a request; a field that is given twice is ignored."""
+    """As ``parse_ranges()``, of the fields of a request; a field that is given twice is ignored."""
     fields = find_all(raw_headers, b"range")
     return parse_ranges(fields[0], size) if len(fields) == 1 else None
 

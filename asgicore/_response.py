@@ -55,7 +55,7 @@ class Extras:
     """What few responses have; those that have none of it cost nothing for it.
 
     Args:
-        background: As :attr:`Response.background`.
+        background: As ``Response.background``.
 
     Raises:
         TypeError: It is no callable.
@@ -106,9 +106,9 @@ class Response:
     _headers: Headers | None
     _raw: RawHeaders
     _serve: ClassVar[Callable[[Response, Scope, Receive, Send], Awaitable[None]]]
-    """What :meth:`__call__` does; the engine, which stands above this module, puts itself here."""
+    """What ``__call__()`` does; the engine, which stands above this module, puts itself here."""
     _is_fitted: ClassVar[bool] = False
-    """Whether the class has a :meth:`prepare` of its own, so that there is something to be called for."""
+    """Whether the class has a ``prepare()`` of its own, so that there is something to be called for."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -279,7 +279,7 @@ class Response:
         """Tell the client to forget a cookie. Path, domain and attributes must be those it was set with.
 
         Raises:
-            InvalidHeaderError: As :meth:`set_cookie`.
+            InvalidHeaderError: As ``set_cookie()``.
         """
         # Browsers ignore a deletion that the name's prefix does not allow.
         secure = secure or samesite == "none" or str(key).lower().startswith(("__secure-", "__host-"))
@@ -389,7 +389,7 @@ class Response:
         """Fit the response to the request. Called once by the engine, before anything is sent; not for responses
         that have none of this and inherit it.
 
-        With a validator (:meth:`set_etag`, :attr:`last_modified`) a GET or HEAD that is conditional on it is
+        With a validator (``set_etag()``, ``last_modified``) a GET or HEAD that is conditional on it is
         answered with 304, or refused with 412 (RFC 9110 section 13).
 
         Returns:
@@ -440,7 +440,7 @@ class Response:
         """Let go of what the body is made from; the engine calls it once for every response."""
 
     def close_nowait(self) -> None:
-        """As :meth:`aclose`, as far as it goes without waiting: the event loop has given the request up."""
+        """As ``aclose()``, as far as it goes without waiting: the event loop has given the request up."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status_code}>"

@@ -17,7 +17,7 @@ __all__ = ["HTMLResponse", "JSONResponse", "RedirectResponse"]
 
 
 class HTMLResponse(Response):
-    """A :class:`Response` of type ``text/html; charset=utf-8``."""
+    """A ``Response`` of type ``text/html; charset=utf-8``."""
 
     __slots__ = ()
 
@@ -29,14 +29,14 @@ encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separ
 
 
 class JSONResponse(Response):
-    """A :class:`Response` whose content is data, written as JSON (RFC 8259) in UTF-8.
+    """A ``Response`` whose content is data, written as JSON (RFC 8259) in UTF-8.
 
     Args:
         content: What the standard library's ``json`` can write.
-        status_code: As for :class:`Response`.
-        headers: As for :class:`Response`.
-        content_type: As for :class:`Response`; ``application/json`` if ``None``.
-        background: As for :class:`Response`.
+        status_code: As for ``Response``.
+        headers: As for ``Response``.
+        content_type: As for ``Response``; ``application/json`` if ``None``.
+        background: As for ``Response``.
         dumps: Replaces the standard library's encoder; returns ``str`` or ``bytes``.
 
     Raises:
@@ -75,8 +75,8 @@ class RedirectResponse(Response):
     Args:
         url: Absolute or relative; characters outside of URLs are percent-encoded.
         status_code: 300 to 399; 307 keeps the method, 303 makes it a GET.
-        headers: As for :class:`Response`.
-        background: As for :class:`Response`.
+        headers: As for ``Response``.
+        background: As for ``Response``.
 
     Raises:
         InvalidHeaderError: The URL holds a control character.

@@ -40,9 +40,9 @@ async def close_on_signals(
     handler of Python's is left alone, and so are all of them in another thread than the main one, which gets none.
 
     Args:
-        handler: A :class:`Handler`.
+        handler: A ``Handler``.
         others: Further ones.
-        grace_seconds: As for :meth:`Handler.aclose`. Shorter than there: a stream of events would use all of it.
+        grace_seconds: As for ``Handler.aclose()``. Shorter than there: a stream of events would use all of it.
     """
     told = Event()
 

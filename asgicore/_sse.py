@@ -18,7 +18,7 @@ _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One event of an :class:`asgicore.EventSourceResponse`.
+    """One event of an ``asgicore.EventSourceResponse``.
 
     Args:
         data: The text, of any number of lines. What is no ``str`` is written as JSON. ``None``: the event carries none,

@@ -39,7 +39,7 @@ class _OwnTask:
 
 
 class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
-    """As :class:`AsyncioListener`; to its task, if there is one, the coroutine.
+    """As ``AsyncioListener``; to its task, if there is one, the coroutine.
 
     Args:
         task: The current one.
@@ -179,7 +179,7 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
     # --- for the request -----------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """As :class:`Listener`."""
+        """As ``Listener``."""
         self._left = None
         if self._task is not None:
             super().cancel()
@@ -187,7 +187,7 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
             self.close()
 
     async def stop(self) -> None:
-        """As :class:`Listener`."""
+        """As ``Listener``."""
         self._left = None
         if self._task is None and self._coro is not None:
             self._take_back().cancel()

@@ -30,15 +30,15 @@ class StreamingResponse(Response):
 
     Args:
         content: An asynchronous or synchronous iterable of ``bytes`` or ``str`` (sent as UTF-8).
-        status_code: As for :class:`Response`.
-        headers: As for :class:`Response`. A ``content-length`` is held against what comes: bytes beyond it are not
+        status_code: As for ``Response``.
+        headers: As for ``Response``. A ``content-length`` is held against what comes: bytes beyond it are not
             sent, and a stream that falls short of it is aborted.
-        content_type: As for :class:`Response`; none if ``None``.
-        background: As for :class:`Response`.
+        content_type: As for ``Response``; none if ``None``.
+        background: As for ``Response``.
 
     Raises:
         TypeError: ``content`` is no iterable, or is there as a whole.
-        InvalidHeaderError: As for :class:`Response`.
+        InvalidHeaderError: As for ``Response``.
     """
 
     __slots__ = ("_content", "_iterator", "file", "keep_alive", "path", "segments")
@@ -47,9 +47,9 @@ class StreamingResponse(Response):
     """The absolute path of a file that the body is the whole of: sent by the server itself where it offers to
     (``http.response.pathsend``); the content is then not asked for."""
     file: Any
-    """An open binary file that holds :attr:`segments`."""
+    """An open binary file that holds ``segments``."""
     segments: list[bytes | tuple[int, int]] | None
-    """The body as ``bytes`` and (offset, count) of :attr:`file`: sent by the server itself where it offers to
+    """The body as ``bytes`` and (offset, count) of ``file``: sent by the server itself where it offers to
     (``http.response.zerocopysend``); the content is then not asked for."""
 
     keep_alive: tuple[float, bytes] | None
@@ -104,7 +104,7 @@ class StreamingResponse(Response):
         return self._iterator
 
     def kept_parts(self, threads: Threads, keep: Keep) -> AsyncIterator[bytes | str]:
-        """As :meth:`parts`, inside of what ``keep`` makes with :attr:`keep_alive` if that is set, closed like them."""
+        """As ``parts()``, inside of what ``keep`` makes with ``keep_alive`` if that is set, closed like them."""
         parts = self.parts(threads)
         if self.keep_alive is None:
             return parts

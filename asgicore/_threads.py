@@ -1,7 +1,7 @@
 """Worker threads: warm, counted, limited, and never waited for by the loop that uses them.
 
 A job goes from the loop to a thread through a lock, and its end comes back through the loop's own way of being called
-from other threads. Nothing here belongs to a loop: several loops and threads may share one :class:`Threads`.
+from other threads. Nothing here belongs to a loop: several loops and threads may share one ``Threads``.
 
 Source: trio's thread cache, for idle workers that are kept without a lock.
 """
@@ -170,7 +170,7 @@ class Threads:
         return len(self.living)
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts, context: Context | None = None) -> T:
-        """Run a function in a worker thread; returns and raises what it does. As :meth:`start` and ``wait()``.
+        """Run a function in a worker thread; returns and raises what it does. As ``start()`` and ``wait()``.
 
         The function is finished or never begun when this returns or raises, also when cancelled. What it opens is
         lost with its result when this is cancelled, so it is to be kept where the cleanup finds it.
@@ -198,7 +198,7 @@ class Threads:
         return job
 
     def submit(self, job: Job[Any], max_waiting: int | None) -> None:
-        """As :meth:`start`, with another limit."""
+        """As ``start()``, with another limit."""
         with self._lock:
             if self._is_closed:
                 raise UsageError("these threads are closed; no more jobs can be started")
@@ -276,7 +276,7 @@ class Threads:
     async def aclose(self, seconds: float = 10.0) -> bool:
         """Take no more jobs, end the idle workers, and wait for the jobs that were taken, for so long at most.
 
-        Jobs that have not begun by then fail with :exc:`UsageError`. Returns whether all have ended.
+        Jobs that have not begun by then fail with ``UsageError``. Returns whether all have ended.
         """
         with self._lock:
             self._is_closed = True

@@ -114,7 +114,7 @@ class UploadFile:
     def file(self) -> BinaryIO:
         """The content as a binary file to be read, in synchronous code: a large one is on disk.
 
-        Its position is that of :meth:`read` and :meth:`seek`.
+        Its position is that of ``read()`` and ``seek()``.
         """
         if self._file is None:
             self._file = self._open()
@@ -149,12 +149,12 @@ class UploadFile:
 
         Raises:
             OSError: It cannot be written; a part of it may be there.
-            BodyConsumedError: As :meth:`read`.
+            BodyConsumedError: As ``read()``.
         """
         await in_file_thread(self.save_nowait, path)
 
     def save_nowait(self, path: str | os.PathLike[str]) -> None:
-        """As :meth:`save`, in a synchronous endpoint."""
+        """As ``save()``, in a synchronous endpoint."""
         self._check_open()
         with open(path, "wb") as out:
             shutil.copyfileobj(self._open(), out, BATCH_BYTES)

@@ -1,7 +1,7 @@
 """A watch over a request that costs nothing until its endpoint waits.
 
 An endpoint is stepped once by hand. If it finishes, no task, handle or lock was made. If it suspends, a listener
-starts that waits for the disconnect beside it, and :func:`resume` carries the endpoint on in the task that it began
+starts that waits for the disconnect beside it, and ``resume()`` carries the endpoint on in the task that it began
 in, so that its cancel scopes, timeouts and context variables stay valid. A task group would do the same for 50 us.
 
 Source: PEP 342 and PEP 492 for the protocol of ``send`` and ``throw``.
@@ -35,7 +35,7 @@ SLOW_STEP_SECONDS = 0.1
 
 
 class Progress(Protocol):
-    """What :func:`resume` asks of the body whenever the endpoint suspends."""
+    """What ``resume()`` asks of the body whenever the endpoint suspends."""
 
     @property
     def is_settled(self) -> bool:
@@ -142,11 +142,11 @@ class AsyncioListener:
         self._task = asyncio.get_running_loop().create_task(listen)
 
     def cancel(self) -> None:
-        """As :class:`Listener`."""
+        """As ``Listener``."""
         self._task.cancel()
 
     async def stop(self) -> None:
-        """As :class:`Listener`."""
+        """As ``Listener``."""
         task = self._task
         if task.done():
             return
@@ -189,11 +189,11 @@ class TrioListener:
             self._ended.set()
 
     def cancel(self) -> None:
-        """As :class:`Listener`."""
+        """As ``Listener``."""
         self._scope.cancel()
 
     async def stop(self) -> None:
-        """As :class:`Listener`."""
+        """As ``Listener``."""
         self._scope.cancel()
         if not self._ended.is_set():
             with move_on_after(_STOP_SECONDS, shield=True):

@@ -103,8 +103,8 @@ _CLOSE: Final = (b"connection", b"close")
 class Writer:
     """Sends one response, in legal order, whatever the code above does.
 
-    Called like ``send`` itself it takes ready-made messages and checks them; the engine uses :meth:`send_whole`
-    and :meth:`send_stream`. A body that HEAD, 1xx, 204 or 304 forbid is not sent.
+    Called like ``send`` itself it takes ready-made messages and checks them; the engine uses ``send_whole()``
+    and ``send_stream()``. A body that HEAD, 1xx, 204 or 304 forbid is not sent.
 
     Args:
         send: The server's channel. Nobody else may call it.
@@ -121,7 +121,7 @@ class Writer:
     extensions: Container[str] = ()
     """The ASGI extensions that the server offers."""
     trailers: Trailers | None = None
-    """To be sent after the body, which then goes out by :meth:`send_stream` or :meth:`send_trailed`."""
+    """To be sent after the body, which then goes out by ``send_stream()`` or ``send_trailed()``."""
     # Known from the start on: whether the body is left out, what is declared, what of it is still to come.
     _silent: bool = False
     _length: int | None = None
@@ -387,7 +387,7 @@ class Writer:
         await self._send_last({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def send_between(self, part: bytes) -> None:
-        """Send a part while :meth:`send_stream` waits for its next one, which it must not get before this ends.
+        """Send a part while ``send_stream()`` waits for its next one, which it must not get before this ends.
 
         Raises:
             ClientDisconnectedError: The client left.
@@ -399,7 +399,7 @@ class Writer:
             self._is_between = False
 
     async def send_trailed(self, status: int, headers: RawHeaders, body: bytes, chunks: Chunks) -> None:
-        """As :meth:`send_whole`, with :attr:`trailers` after the body."""
+        """As ``send_whole()``, with ``trailers`` after the body."""
         self._open(status, headers)
         await self._send_start(status, headers)
         body = b"" if self._silent else await self._send_chunks(chunks(body))
@@ -564,3 +564,14 @@ def limit_send(send: Send, seconds: float) -> Send:
             raise TimeoutError(f"the server did not take a message within {seconds:g} seconds (send_timeout_seconds)")
 
     return send_within
+
+
+def tap_send(send: Send, before: Callable[[Any], Any], after: Callable[[Any], None]) -> Send:
+    """``send`` whose messages go through ``before``; ``after`` gets those that the server has taken."""
+
+    async def send_tapped(message: Any) -> None:
+        message = before(message)
+        await send(message)
+        after(message)
+
+    return send_tapped

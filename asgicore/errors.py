@@ -23,7 +23,7 @@
     └── ClientDisconnectedError          nobody's fault; stop work, send nothing
 
 Facts are attributes; the text is made of them in one place. ``status_hint`` is the
-status that answers the error when it reaches :class:`asgicore.Handler`.
+status that answers the error when it reaches ``asgicore.Handler``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 They are loose on purpose: ``Mapping`` in, ``Any`` out is what uvicorn, Hypercorn, Starlette, httpx,
 Litestar and asgiref all accept, where the stricter spellings are each refused by several of them
-(``tests/typing_samples.py`` assigns a :class:`asgicore.Handler` to each).
+(``tests/typing_samples.py`` assigns a ``asgicore.Handler`` to each).
 """
 
 from __future__ import annotations

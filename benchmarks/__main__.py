@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import apart, drive, files, processes
+from . import apart, commits, drive, files, processes
 from .apps import PEERS, Peer
-from .report import Row, judge, print_row
-from .workloads import WORKLOADS, Workload
+from .report import OURS, Row, judge, print_row
+from .workloads import WORKLOADS, Goal, Workload
 
 NAMES = [*WORKLOADS, *processes.KINDS]
 GROUPS = {prefix: [name for name in NAMES if name.startswith(f"{prefix}-")] for prefix in ("wsgi", "django")}
@@ -32,6 +33,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="folder for the files; without it only a run of everything, and not a quick one, writes them",
     )
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the last figures into README.md")
+    parser.add_argument(
+        "--against",
+        metavar="COMMIT",
+        help="measure asgicore alone, as it is and as it was in this commit: rows in one process, not fresh ones",
+    )
     return parser.parse_args(arguments)
 
 
@@ -41,9 +47,19 @@ class Run:
     def __init__(self, options: argparse.Namespace) -> None:
         self.peers: list[str] = options.peers or [*PEERS]
         self.is_quick: bool = options.quick
+        self.seconds: float = 0.005 if self.is_quick else 0.05
         self.rounds: int = 0 if options.check else options.rounds or (3 if options.quick else 15)
         self.core: int | None = max(drive.cores(), default=None) if options.core is None else options.core
         self.failed: list[str] = []
+
+    def against(self, workload: Workload, name: str, tree: Path) -> Row:
+        """Measure asgicore as it is, beside that of ``tree``."""
+        notes: list[str] = []
+        sides = {OURS: (OURS, apart.ROOT), name: (OURS, tree)}
+        figures = apart.measure(
+            workload, sides, self.rounds, self.seconds, self.core, lambda side, text: notes.append(f"{side}: {text}")
+        )
+        return self.row(workload, figures, notes)
 
     def in_process(self, workload: Workload) -> Row:
         """Measure one workload, all peers side by side."""
@@ -57,21 +73,27 @@ class Run:
             if text.startswith(("wrong answer", "failed")):
                 self.failed.append(f"{workload.name}, {peer}: {text}")
 
-        seconds = 0.005 if self.is_quick else 0.05
         try:
             if workload.is_apart:
-                figures = apart.measure(workload, peers, self.rounds, seconds, self.core, note)
+                sides = {peer.name: (peer.name, apart.ROOT) for peer in peers}
+                figures = apart.measure(workload, sides, self.rounds, self.seconds, self.core, note)
             else:
                 with drive.bound(self.core):
-                    figures = drive.run(workload.loop, drive.measure, workload, peers, self.rounds, seconds, note)
+                    figures = drive.run(workload.loop, drive.measure, workload, peers, self.rounds, self.seconds, note)
         except ImportError as exc:
             figures = {}
             notes.append(f"skipped: {exc.name} is not installed")
+        return self.row(workload, figures, notes, workload.goals)
+
+    def row(
+        self, workload: Workload, figures: dict[str, list[float]], notes: list[str], goals: Sequence[Goal] = ()
+    ) -> Row:
+        """The figures in the unit of the row, held against its goals."""
         if self.rounds:
             scale = SCALES[workload.unit] / workload.per
             figures = {peer: [value * scale for value in many] for peer, many in figures.items()}
-        goals = judge(figures, workload.goals) if figures and self.rounds else []
-        return Row(workload.name, workload.title, workload.unit, figures, goals, "; ".join(notes))
+        verdicts = judge(figures, goals) if figures and self.rounds else []
+        return Row(workload.name, workload.title, workload.unit, figures, verdicts, "; ".join(notes))
 
     def fresh(self, kind: str) -> list[Row]:
         """Measure one kind in fresh processes."""
@@ -81,8 +103,29 @@ class Run:
         return rows
 
 
+def choose(given: list[str] | None) -> list[str]:
+    """The rows of these names, groups among them."""
+    return [row for name in given or NAMES for row in GROUPS.get(name, [name])]
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Measure two states of asgicore side by side; the exit status is 1 if one of them failed."""
+    logging.disable(logging.CRITICAL)
+    run = Run(options)
+    failed = False
+    with commits.tree_of(options.against) as (name, tree):
+        for chosen in choose(options.only):
+            if chosen in WORKLOADS and apart.find_peer(WORKLOADS[chosen], OURS) is not None:
+                row = run.against(WORKLOADS[chosen], name, tree)
+                failed = failed or len(row.figures) < 2
+                print_row(row)
+    return 1 if failed else 0
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    if options.against is not None:
+        return compare(options)
     if options.readme:
         files.put_into_readme(files.README, options.output or files.RESULTS)
         return 0
@@ -90,8 +133,7 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.CRITICAL)
     run = Run(options)
     rows: list[Row] = []
-    chosen = [name for given in options.only or NAMES for name in GROUPS.get(given, [given])]
-    for name in chosen:
+    for name in choose(options.only):
         if options.check:
             if name in WORKLOADS:
                 row = run.in_process(WORKLOADS[name])

@@ -1,4 +1,4 @@
-"""Peers that cannot share a process: each gets one, which waits while the others have their turn.
+"""What cannot share a process: each gets one, which waits while the others have their turn.
 
 ``python -m benchmarks.apart WORKLOAD PEER SECONDS`` is such a process: for each line on its standard input it does one
 round, and answers with a line of JSON.
@@ -16,12 +16,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import drive
-from .apps import Peer
+from .apps import PEERS, Peer
 from .workloads import WORKLOADS, Workload, WrongAnswerError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,19 +32,23 @@ EXIT_SECONDS = 30
 @contextlib.contextmanager
 def scratch() -> Iterator[dict[str, str]]:
     """The environment for processes whose temporary files go when this ends, whatever became of the processes."""
+    # What is imported from a checkout would be compiled each time, and what was installed is compiled already.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        yield {**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
+        yield {**environment, "TMPDIR": folder, "TEMP": folder, "TMP": folder}
 
 
 class Process:
-    """One peer in a process of its own."""
+    """One peer in a process of its own, with the packages of ``tree``."""
 
-    def __init__(self, workload: Workload, peer: Peer, seconds: float, core: int | None, env: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "benchmarks.apart", workload.name, peer.name, str(seconds)]
+    def __init__(
+        self, workload: Workload, peer: str, tree: Path, seconds: float, core: int | None, env: dict[str, str]
+    ) -> None:
+        command = [sys.executable, "-m", "benchmarks.apart", workload.name, peer, str(seconds)]
         if core is not None:
             command += ["--core", str(core)]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(command, cwd=tree, env=env, stdin=pipe, stdout=pipe, text=True)
 
     def answer(self) -> dict[str, Any]:
         """What the process says next; it ends itself when that takes too long."""
@@ -74,26 +78,26 @@ class Process:
 
 def measure(
     workload: Workload,
-    peers: Iterable[Peer],
+    peers: Mapping[str, tuple[str, Path]],
     rounds: int,
     seconds: float,
     core: int | None,
     note: Callable[[str, str], None],
 ) -> dict[str, list[float]]:
-    """As ``drive.measure``, each peer in a process of its own."""
+    """As ``drive.measure``, each in a process of its own: by name, the peer and the folder with its packages."""
     figures: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         env = stack.enter_context(scratch())
         processes: dict[str, Process] = {}
-        for peer in peers:
-            process = Process(workload, peer, seconds if rounds else 0, core, env)
+        for name, (peer, tree) in peers.items():
+            process = Process(workload, peer, tree, seconds if rounds else 0, core, env)
             stack.callback(process.close)
             answer = process.answer()
             if "note" in answer:
-                note(peer.name, answer["note"])
+                note(name, answer["note"])
             else:
-                processes[peer.name] = process
-                figures[peer.name] = []
+                processes[name] = process
+                figures[name] = []
         for _ in range(rounds):
             for name, process in list(processes.items()):
                 answer = process.round()
@@ -103,6 +107,13 @@ def measure(
                 else:
                     figures[name].append(answer["seconds"])
     return figures
+
+
+def find_peer(workload: Workload, name: str) -> Peer | None:
+    """The peer of that name, of the row alone or of all rows; ``None`` if the row has none."""
+    if workload.own_peers:
+        return next((peer for peer in workload.own_peers if peer.name == name), None)
+    return PEERS[name] if name in PEERS and name in (workload.peers or PEERS) else None
 
 
 def tell(**answer: object) -> None:
@@ -135,14 +146,17 @@ async def serve(workload: Workload, peer: Peer, seconds: float) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.apart", description=__doc__)
-    parser.add_argument("workload", choices=[name for name, workload in WORKLOADS.items() if workload.is_apart])
+    parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("peer")
     parser.add_argument("seconds", type=float, help="CPU time of one round; 0 checks the answer only")
     parser.add_argument("--core", type=int, help="bind to this core")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     workload = WORKLOADS[options.workload]
-    peer = next(peer for peer in workload.own_peers if peer.name == options.peer)
+    peer = find_peer(workload, options.peer)
+    if peer is None:
+        tell(note="has no part in this")
+        return 0
     faulthandler.dump_traceback_later(DEADLINE_SECONDS, exit=True)
     try:
         with drive.bound(options.core):

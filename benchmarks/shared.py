@@ -57,7 +57,7 @@ _folder = cache(lambda: tempfile.TemporaryDirectory(prefix="benchmarks-files-"))
 
 @cache
 def file(size: int = BIG_BYTES) -> str:
-    """The path of a file in the page cache, with the bytes of :func:`whole`; it goes with the process."""
+    """The path of a file in the page cache, with the bytes of ``whole()``; it goes with the process."""
     path = Path(_folder().name, f"{size}.bin")
     with path.open("wb") as written:
         for position in range(0, size, MESSAGE_BYTES):

@@ -12,7 +12,7 @@ import hypothesis  # noqa: F401  # before the heap is frozen: it asks the collec
 import pytest
 from clocks import Clock
 
-from asgicore import _body, _encoded, _parts, _watch, _writer
+from asgicore import _encoded, _parts, _receiver, _watch, _writer
 
 STOP_SECONDS = _watch._STOP_SECONDS
 
@@ -64,7 +64,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
-    patch.setattr(_body, "perf_counter", clock)
+    patch.setattr(_receiver, "perf_counter", clock)
     patch.setattr(_encoded, "perf_counter", clock)
     patch.setattr(_writer, "perf_counter", clock)
     patch.setattr(_parts, "perf_counter", clock)

@@ -1,6 +1,6 @@
 """A Django site for the tests of the bridge, which asks Django's own handler the same questions.
 
-Django holds one configuration a process; it is made here, and tests change it for themselves with :func:`site`.
+Django holds one configuration a process; it is made here, and tests change it for themselves with ``site()``.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ async def ask(app: Any, messages: Iterable[Message] = (EMPTY,), **scope: Any) ->
 async def both(
     messages: Iterable[Message] = (EMPTY,), options: Mapping[str, Any] | None = None, **scope: Any
 ) -> tuple[Outcome, Outcome]:
-    """The same request to Django's handler and to ours, within a :func:`site`; both give the client the same."""
+    """The same request to Django's handler and to ours, within a ``site()``; both give the client the same."""
     messages = list(messages)
     theirs = await ask(STOCK(), messages, **scope)
     mine = await ask(OURS(**(options or {})), messages, **scope)
@@ -341,7 +341,7 @@ async def both(
 
 
 async def same(messages: Iterable[Message] = (EMPTY,), **scope: Any) -> Outcome:
-    """As :func:`both`, asserting that the client gets the same; returns ours."""
+    """As ``both()``, asserting that the client gets the same; returns ours."""
     theirs, mine = await both(messages, **scope)
     assert mine.answer == theirs.answer
     assert repr(mine.raised) == repr(theirs.raised)

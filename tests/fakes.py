@@ -57,7 +57,7 @@ class Channel:
 
     Args:
         messages: What ``receive`` gives, in order; after them it waits until the response is complete or
-            :meth:`disconnect` is called, then gives ``http.disconnect``, as servers do.
+            ``disconnect()`` is called, then gives ``http.disconnect``, as servers do.
         suspend: Whether every ``receive`` and ``send`` gives up the loop once.
         on_send: Called with (index, message) before a message is recorded; may raise or wait.
     """

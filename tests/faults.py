@@ -149,13 +149,13 @@ class Server(Channel):
     """A channel whose client leaves when told, and a choice of how the application gets to know.
 
     Args:
-        messages: As for :class:`Channel`.
+        messages: As for ``Channel``.
         tells: ``"event"``: ``receive`` gives the disconnect and ``send`` stays silent. ``"raise"``: only ``send``
             raises. ``"both"``. ``"nothing"``: neither.
         when_cancelled: What ``receive`` does when it is cancelled: ``"raise"`` passes it on, ``"event"`` returns a
             disconnect instead, ``"error"`` raises something else, ``"swallow"`` goes on waiting.
-        suspend: As for :class:`Channel`.
-        on_send: As for :class:`Channel`.
+        suspend: As for ``Channel``.
+        on_send: As for ``Channel``.
     """
 
     def __init__(

@@ -21,13 +21,16 @@ OURS = ("asgicore", "asgicore-notify", "asgicore-stream")
 needs_peers = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ["django", *BENCH])), reason="needs the extra 'bench'"
 )
-pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="not a checkout")
+pytestmark = [
+    pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="not a checkout"),
+    pytest.mark.timeout(150),  # dozens of processes, each of which imports a framework
+]
 
 
 def run(*arguments: str, module: str = "benchmarks") -> str:
     """Run ``python -m benchmarks``; returns what it prints."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -40,6 +43,20 @@ def put_into_readme(folder: Path) -> str:
     code = "import sys, pathlib as p; from benchmarks.files import *; put_into_readme(*map(p.Path, sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", code, readme, folder], cwd=ROOT, check=True, timeout=50)
     return readme.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a git checkout")
+def test_run_against_a_commit_times_both_states() -> None:
+    """The package as it is and as it was are timed side by side; what is no commit is refused by name."""
+    printed = run("--quick", "--against", "HEAD", "--only", "hello")
+    figures = {line[2:20].strip(): float(line[20:32]) for line in printed.splitlines() if "asgicore/peer" in line}
+    before = next(name for name in figures if name.startswith("at "))
+    assert figures.keys() == {"asgicore", before}
+    assert all(figure > 0 for figure in figures.values())
+    command = [sys.executable, "-m", "benchmarks", "--against", "no-such-commit"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert refused.returncode == 1
+    assert "'no-such-commit'" in refused.stderr
 
 
 def test_check_our_applications_answer_right() -> None:

@@ -15,13 +15,14 @@ import anyio
 import pytest
 
 from asgicore.__main__ import main
-from asgicore.testing import _check_process, _check_worker
-from asgicore.testing._check import NAMES
-from asgicore.testing._check_probing import Answer, Probing, Profile, Session, profile_from, profile_to
-from asgicore.testing._check_process import CheckError, check
-from asgicore.testing._check_report import Result, leave_out_repeats, to_text
-from asgicore.testing._check_worker import load, work
-from asgicore.testing._rules import Finding
+from asgicore.testing._check import processes, worker
+from asgicore.testing._check.exchange import Answer, Call
+from asgicore.testing._check.probes import NAMES
+from asgicore.testing._check.probing import Probing, Profile, Session, profile_from
+from asgicore.testing._check.processes import CheckError, check
+from asgicore.testing._check.report import Result, leave_out_repeats, to_text
+from asgicore.testing._check.worker import load, work
+from asgicore.testing._lint.rules import Finding
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -124,14 +125,14 @@ def test_check_of_the_example_ends_with_0_and_names_every_probe() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(f" {name} " in done.stdout for name in NAMES)
-    assert done.stdout.splitlines()[0] == "/"
-    assert "0 errors, 0 warnings, 0 notes; 25 probes of hello:app" in done.stdout
+    assert done.stdout.splitlines()[0] == "/  (GET: 200, 14 bytes)"
+    assert "0 errors, 0 warnings, 0 notes; 28 probes of hello:app" in done.stdout
 
 
 def test_module_run_as_a_command_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -m asgicore``."""
-    for name in ("asgicore.__main__", "asgicore.testing._check_worker"):
-        monkeypatch.delitem(sys.modules, name)
+    for name in ("asgicore.__main__", "asgicore.testing._check.worker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "argv", ["asgicore", "check", "--help"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("asgicore", run_name="__main__")
@@ -139,7 +140,7 @@ def test_module_run_as_a_command_ends_with_its_status(monkeypatch: pytest.Monkey
     runpy.run_module("asgicore.__main__", run_name="imported")
     monkeypatch.setattr(sys, "stdin", io.StringIO("no JSON"))
     with pytest.raises(json.JSONDecodeError):
-        runpy.run_module("asgicore.testing._check_worker", run_name="__main__")
+        runpy.run_module("asgicore.testing._check.worker", run_name="__main__")
 
 
 def test_check_with_an_error_ends_with_1_and_says_how_to_see_it_again(apps: Path) -> None:
@@ -148,15 +149,16 @@ def test_check_with_an_error_ends_with_1_and_says_how_to_see_it_again(apps: Path
     status, text = run(*arguments, "--deadline", "2.5")
     assert status == 1
     lines = text.splitlines()
-    assert lines[0] == "/"
+    assert lines[0] == "/  (GET: 200, 0 bytes)"
     assert lines[2:6] == [
         "  error   get              GET.",
-        "          error: the name b'Content-Length' is not in lower case",
-        '                 header-case; ASGI HTTP 2.5, "Response Start - send event"',
-        f"          again: python -m asgicore check apps:upper --app-dir {apps} --deadline 2.5 --path / --only get",
+        "          error:   the name b'Content-Length' is not in lower case",
+        '          rule:    names are in lower case (header-case; ASGI HTTP 2.5, "Response Start - send event")',
+        f"          again:   python -m asgicore check apps:upper --app-dir {apps} --deadline 2.5 --path / --only get",
     ]
     assert "--path '/b c' --only get" in text
-    assert lines[-1].startswith("2 errors, 0 warnings, 0 notes; 2 probes of apps:upper in ")
+    assert lines[-2].startswith("2 errors, 0 warnings, 0 notes; 2 probes of apps:upper in ")
+    assert lines[-1] == "What is so on purpose is left out by --ignore RULE."
 
 
 def test_check_as_json_holds_the_same(apps: Path) -> None:
@@ -264,7 +266,7 @@ def test_check_ends_a_process_that_takes_all_memory(apps: Path, monkeypatch: pyt
     """Before the machine has none left."""
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("the system does not tell how much memory a process takes")
-    monkeypatch.setattr(_check_process, "MAX_BYTES", 200 * 2**20)
+    monkeypatch.setattr(processes, "MAX_BYTES", 200 * 2**20)
     results = check("apps:grows", [("get", "/")], directory=str(apps), deadline=10)
     assert rules_of(results) == [("get", ["memory"])]
     assert "more than 200 MiB" in results[0].findings[0].message
@@ -272,7 +274,7 @@ def test_check_ends_a_process_that_takes_all_memory(apps: Path, monkeypatch: pyt
 
 def test_memory_of_a_process_that_is_not_there_is_unknown() -> None:
     """As on a system that does not tell."""
-    assert _check_process._resident_bytes(-1) is None
+    assert processes._resident_bytes(-1) is None
 
 
 def test_check_starts_anew_after_a_probe_that_leaves_a_thread(apps: Path) -> None:
@@ -308,7 +310,7 @@ def test_worker_tells_each_probe_in_a_line(apps: Path, monkeypatch: pytest.Monke
     """Ready, begin, end; then it leaves without waiting for anything."""
     out, left = io.StringIO(), list[int]()
     source = work_given(apps, "apps:good", ("get", "/"), ("lifespan", ""))
-    _check_worker.main(source, out, left.append)
+    worker.main(source, out, left.append)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [next(iter(line)) for line in lines] == ["ready", "begin", "end", "begin", "end"]
     assert lines[2]["profile"][0] == "complete"
@@ -323,7 +325,7 @@ def test_worker_writes_where_the_standard_output_was(apps: Path, monkeypatch: py
     monkeypatch.setattr(os, "dup2", lambda *numbers: copied.append(numbers))
     monkeypatch.setattr(sys, "stdin", work_given(apps, "apps:missing"))
     left: list[int] = []
-    _check_worker.main(leave=left.append)
+    worker.main(leave=left.append)
     assert copied == [(2, 1)]
     assert "cannot be imported" in (apps / "lines").read_text(encoding="utf-8")
     assert left == [0]
@@ -332,7 +334,7 @@ def test_worker_writes_where_the_standard_output_was(apps: Path, monkeypatch: py
 def test_worker_that_fails_says_so(apps: Path) -> None:
     """By its exit status: that is the check's own fault."""
     out, left = io.StringIO(), list[int]()
-    _check_worker.main(work_given(apps, "apps:good", ("no such probe", "/")), out, left.append)
+    worker.main(work_given(apps, "apps:good", ("no such probe", "/")), out, left.append)
     assert left == [70]
 
 
@@ -400,7 +402,7 @@ async def test_lifespan_is_run_around_the_probes(script: list[str], rules: list[
     """Each way of it is told by the probe of this name, and keeps no request from being answered."""
     told = await told_by(lifespan_app(*script), ("get", "/"), ("lifespan", ""))
     assert told[0] == {"ready": True}
-    body = told[2]["profile"][2]
+    body = told[2]["profile"].answer.body
     assert body == ("['pool']" if "state" in script else "[]")
     assert [one["rule"] for one in told[-1]["findings"]] == rules
 
@@ -427,28 +429,24 @@ async def test_failed_startup_is_the_end() -> None:
 
 async def test_work_ends_with_a_probe_that_leaves_something_behind() -> None:
     """The rest is for another process, which is told what is known of the path."""
-    from asgicore.testing._check_driver import Call
-
     calls: list[Call] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         calls.append(Call(anyio.sleep(5)))
         await lifespan_app("raise")(scope, receive, send)
 
-    known = profile_to(Profile("complete", Answer(200, b"\xff", 1), 2, 0.1))
-    assert known is not None
+    known: list[Any] = json.loads(json.dumps(Profile("complete", Answer(200, "\xff", 1), 0.1)))
     told = await told_by(app, ("head", "/"), ("get", "/"), profiles={"/": known})
     assert [next(iter(line)) for line in told] == ["ready", "begin", "end"]
-    assert told[-1]["profile"] == known
+    assert json.loads(json.dumps(told[-1]["profile"])) == known
     for call in calls:
         call.cancel()
 
 
 def test_profile_survives_the_way_between_processes() -> None:
     """Whatever the body holds."""
-    profile = Profile("streams", Answer(None, bytes(range(256)), 256), 3, 0.5)
-    assert profile_from(json.loads(json.dumps(profile_to(profile)))) == profile
-    assert profile_to(None) is None
+    profile = Profile("streams", Answer(None, bytes(range(256)).decode("latin-1"), 256), 0.5)
+    assert profile_from(json.loads(json.dumps(profile))) == profile
 
 
 async def test_exchange_of_a_probe_takes_changes_to_the_scope() -> None:
@@ -483,14 +481,39 @@ def test_report_says_once_what_is_seen_everywhere() -> None:
 
 
 def test_report_shows_the_worst_of_a_probe_first() -> None:
-    """Errors, warnings, notes; and why something was not tried."""
+    """Errors, warnings, notes, each with the rule; and why something was not tried."""
     results = [
-        Result("get", "/", 1.0, findings=[finding("a", "note"), finding("b", "warning")]),
+        Result("get", "/", 1.0, findings=[finding("unanswered", "note"), finding("memory", "warning")]),
         Result("head", "/", 0.5, skipped="no reason"),
-        Result("lifespan", "", findings=[finding("c", "note", "a\nb")]),
+        Result("lifespan", "", findings=[finding("raised", "note", "a\nb")]),
     ]
-    lines = to_text("m:a", [], results).splitlines()
-    assert lines[2].startswith("  warning get ")
-    assert lines[9] == "  -       head             (skipped: no reason)" or "(skipped: no reason)" in "\n".join(lines)
-    assert "again: python -m asgicore check m:a --only lifespan" in "\n".join(lines)
-    assert lines[-1] == "0 errors, 1 warning, 2 notes; 3 probes of m:a in 1.5 s"
+    assert to_text("m:a", [], results).splitlines() == [
+        "/",
+        "",
+        "  warning get              GET.",
+        "          note:    seen",
+        "          rule:    an answer begins before a client gives up (unanswered; RFC 1)",
+        "          warning: seen",
+        "          rule:    an application waits for send(): what it holds meanwhile is bounded (memory; RFC 1)",
+        "          again:   python -m asgicore check m:a --path / --only get",
+        "  -       head             (skipped: no reason)",
+        "",
+        "  note    lifespan         Startup and shutdown.",
+        "          note:    a",
+        "                   b",
+        "          rule:    what an application raises reaches the server, which ends the connection (raised; RFC 1)",
+        "          again:   python -m asgicore check m:a --only lifespan",
+        "",
+        "0 errors, 1 warning, 2 notes; 3 probes of m:a in 1.5 s",
+        "What is so on purpose is left out by --ignore RULE.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("complete", "200, 5 bytes"), ("streams", "200, a stream"), ("waits", "no answer"), ("fails", "fails")],
+)
+def test_report_says_what_a_path_answers(kind: Any, text: str) -> None:
+    """Whoever has asked for what is not there sees it at once."""
+    result = Result("get", "/a", profile=Profile(kind, Answer(200, "hello", 5), 0.1))
+    assert to_text("m:a", [], [result]).splitlines()[0] == f"/a  (GET: {text})"

@@ -1,4 +1,4 @@
-"""_check_watch.py: what is left behind or done beside, on asyncio, uvloop and trio."""
+"""The check's watch: what is left behind or done beside, on asyncio, uvloop and trio."""
 
 from __future__ import annotations
 
@@ -17,20 +17,8 @@ import anyio.to_thread
 import pytest
 
 from asgicore import Threads
-from asgicore.testing import _check_watch as watch
-from asgicore.testing._check_driver import Call
-
-
-async def test_living_tasks_are_all_but_the_current_one() -> None:
-    """By what they run."""
-    before = watch.living_tasks()
-    call = Call(anyio.sleep_forever())
-    try:
-        (task,) = watch.living_tasks() - before
-        assert watch.task_name(task).startswith("Call._run")
-    finally:
-        call.cancel()
-        assert await call.until_ended(5)
+from asgicore.testing._check import watch
+from asgicore.testing._check.exchange import Call
 
 
 def asleep(event: threading.Event) -> None:
@@ -145,16 +133,6 @@ def test_audit_hook_ignores_what_is_no_path() -> None:
         watch.see("open", (b"/tmp/\xff", "r", 0))
         watch.see("import", ("x",))
     assert seen.opened == [os.fsdecode(b"/tmp/\xff")]
-
-
-def test_open_files_are_counted_where_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And are unknown elsewhere."""
-
-    def refuse(path: str) -> list[str]:
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(os, "listdir", refuse)
-    assert watch.open_files() is None
 
 
 def test_traced_memory_tells_the_most_that_was_taken() -> None:

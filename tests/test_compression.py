@@ -436,7 +436,7 @@ DATE = b"Sun, 09 Sep 2001 01:46:40 GMT"
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A file that is compressed, last changed at :data:`DATE`."""
+    """A file that is compressed, last changed at ``DATE``."""
     path = tmp_path / "page.txt"
     path.write_bytes(TEXT)
     os.utime(path, (1_000_000_000, 1_000_000_000))

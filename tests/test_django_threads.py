@@ -1331,7 +1331,7 @@ MIXES: dict[str, list[Any]] = {
 
 
 def check_django_messages(messages: list[Message]) -> None:
-    """As :func:`check_messages`, whatever case the names are in."""
+    """As ``check_messages()``, whatever case the names are in."""
     start, *rest = messages or [{}]
     if start:
         headers = [(name.lower(), value) for name, value in start["headers"]]

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import types
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -22,16 +23,44 @@ import anyio
 import pytest
 from fakes import EMPTY, body_messages, call
 
-from asgicore import AsgicoreError, Compression, Handler, Limits, Request, Response, Threads, errors
+import asgicore
+from asgicore import (
+    AsgicoreError,
+    Compression,
+    Handler,
+    Limits,
+    Observer,
+    Outcome,
+    Request,
+    Response,
+    Threads,
+    Timings,
+    errors,
+)
+from asgicore._hooks import Hooks
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+MODULES = [
+    "asgicore",
+    *("asgicore.errors", "asgicore.limits", "asgicore.types"),
+    *("asgicore.django_bridge", "asgicore.wsgi_bridge", "asgicore.testing"),
+]
 
-FENCE = re.compile(r"(?:^<!-- try\n(?P<tries>.*?)^-->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+# Examples may be indented, as they are within lists and tabs.
+FENCE = re.compile(
+    r"(?:^ *<!-- try\n(?P<tries>.*?)^ *-->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
+ENTRY = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 TRY = re.compile(r"(?P<method>[A-Z]+) (?P<path>\S+)(?: (?P<body>.+))? -> (?P<status>\d{3})(?: (?P<text>.+))?")
 ROW = re.compile(r"^\| `(?P<name>\w+)[^`|]*`[^|\n]*\|[ ]*(?P<second>[^|\n]*?)[ ]*\|", re.MULTILINE)
+
+
+def title(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 @dataclass(frozen=True)
@@ -65,11 +94,20 @@ def examples(path: Path) -> list[Example]:
     for match in FENCE.finditer(text):
         tries = []
         for line in (match["tries"] or "").splitlines():
-            request = TRY.fullmatch(line)
+            request = TRY.fullmatch(line.strip())
             assert request, f"{path.name}: {line!r} is not METHOD PATH [BODY] -> STATUS [TEXT]"
             tries.append(request)
-        found.append(Example(path, text.count("\n", 0, match.start("code")), match["code"], tuple(tries)))
+        code = textwrap.dedent(match["code"])
+        found.append(Example(path, text.count("\n", 0, match.start("code")), code, tuple(tries)))
     return found
+
+
+def entries(module: str) -> set[str]:
+    """The names of a module that the reference describes."""
+    paths = [path for page in DOCS.rglob("*.md") for path in ENTRY.findall(page.read_text(encoding="utf-8"))]
+    # A function and its module have the same name there.
+    names = {path.replace("testing.lint.lint", "testing.lint").removeprefix(f"{module}.") for path in paths}
+    return {name for name in names if "." not in name}
 
 
 def rows(page: str) -> dict[str, str]:
@@ -112,7 +150,7 @@ def test_options_of_the_django_page_are_those_of_the_bridge() -> None:
     assert listed == {name: repr(value).replace("'", '"') for name, value in DEFAULTS.items()}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 async def test_examples_of_a_page_do_what_the_page_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block runs after those above it, answers its requests as written and passes its own tests."""
     namespace: dict[str, Any] = {"__name__": "example"}
@@ -131,7 +169,7 @@ async def test_examples_of_a_page_do_what_the_page_says(page: Path, monkeypatch:
         await run(example, namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_example_with_an_application_is_tried(page: Path) -> None:
     """No application stands on a page without a request that it answers."""
     blocks = examples(page)
@@ -139,6 +177,15 @@ def test_example_with_an_application_is_tried(page: Path) -> None:
         if re.search(r"^app\b.*=", example.code, re.MULTILINE):
             used = any("test_" in later.code and re.search(r"\bapp\b", later.code) for later in blocks[index:])
             assert example.tries or used, f"{page.name}:{example.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_fence_of_python_is_one_that_runs(page: Path) -> None:
+    """It says ``python``, and nothing beside it; ``py`` is for what a test of its own runs."""
+    fences = re.findall(r"^ *(?:```|~~~)[ {.]*(py.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(fences) <= {"python", "py"}
+    assert fences.count("python") == len(examples(page))
+    assert "py" not in fences or page.name in ("lint.md", "testing.md")
 
 
 def test_readme_example_passes_its_test_under_pytest(tmp_path: Path) -> None:
@@ -204,7 +251,7 @@ async def test_response_ready_that_raises_is_answered_as_the_errors_page_says(ca
 
 def test_hooks_page_lists_every_hook() -> None:
     """The table names what a subclass may override: every public method of Handler but the ones for its user."""
-    public = {name for name, value in vars(Handler).items() if not name.startswith("_") and name != "aclose"}
+    public = {name for name in {**vars(Hooks), **vars(Handler)} if not name.startswith("_") and name != "aclose"}
     listed = rows("hooks.md")
     assert listed.keys() == public
     text = (DOCS / "hooks.md").read_text(encoding="utf-8")
@@ -215,30 +262,23 @@ def test_hooks_page_lists_every_hook() -> None:
             assert f"`{name}({arguments})`" in text
 
 
-def test_reference_lists_every_public_name() -> None:
-    """What can be imported from asgicore has an entry in the reference."""
-    import asgicore
-
-    listed = set(
-        re.findall(r"auto\w+:: asgicore\.(\w+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE)
-    )
-    assert listed - {"types"} == set(asgicore.__all__) - {"__version__"}
-
-
-def test_reference_lists_every_public_name_of_the_wsgi_bridge() -> None:
-    """The same for asgicore.wsgi_bridge."""
-    from asgicore import wsgi_bridge
-
-    text = (DOCS / "reference.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"auto\w+:: asgicore\.wsgi_bridge\.(\w+)$", text, re.MULTILINE)) == set(wsgi_bridge.__all__)
+@pytest.mark.parametrize("module", MODULES)
+def test_reference_has_an_entry_for_every_public_name(module: str) -> None:
+    """What can be imported has one, under its own name or that of asgicore, which has it, too."""
+    extra = "django" if module.endswith("django_bridge") else None
+    if extra and not importlib.util.find_spec(extra):
+        pytest.skip(f"needs {extra}")
+    names: set[str] = set(importlib.import_module(module).__all__) - {"__version__"}
+    at_the_root = names & set(asgicore.__all__)
+    assert {*entries(module), *(entries("asgicore") & at_the_root)} == names
 
 
-def test_reference_lists_every_public_name_of_the_testing_kit() -> None:
-    """The same for asgicore.testing."""
-    from asgicore import testing
-
-    text = (DOCS / "reference.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"auto\w+:: asgicore\.testing\.(\w+)$", text, re.MULTILINE)) == set(testing.__all__)
+def test_observability_page_lists_every_outcome_and_every_moment() -> None:
+    """The tables name each member of Outcome and each field of Timings, in order, and what a subclass may override."""
+    listed = list(rows("observability.md"))
+    methods = ["around", "extra_headers", "__call__"]
+    assert listed == [*Outcome.__members__, *(field.name for field in fields(Timings)), *methods]
+    assert set(methods) == {name for name, value in vars(Observer).items() if inspect.isfunction(value)}
 
 
 def test_testing_page_lists_every_option_of_a_request() -> None:

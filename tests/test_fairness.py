@@ -18,7 +18,7 @@ from clocks import Beats, Clock
 from fakes import EMPTY, Message, http_scope
 from faults import Server, turn
 
-from asgicore import Handler, Limits, Request, Response, StreamingResponse, _body, _writer
+from asgicore import Handler, Limits, Request, Response, StreamingResponse, _receiver, _writer
 from asgicore._spool import Spool
 from asgicore.types import Receive, Send
 
@@ -263,7 +263,7 @@ async def test_fairness_that_is_missing_is_noticed_by_these_tests(
     way: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an engine that never gives up the loop the other task waits for all of the work."""
-    monkeypatch.setattr(_body, "FAIR_SECONDS", float("inf"))
+    monkeypatch.setattr(_receiver, "FAIR_SECONDS", float("inf"))
     monkeypatch.setattr(_writer, "FAIR_SECONDS", float("inf"))
 
     async def parts() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""_handler.py: every hook overridden alone, and every base implementation called with plain channels."""
+"""_hooks.py: every hook overridden alone, and every base implementation called with plain channels."""
 
 from __future__ import annotations
 

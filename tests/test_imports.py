@@ -21,7 +21,7 @@ TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in PATHS.items(
 # From the bottom up; a module imports from lower layers alone, so the members of one layer never import each other.
 LAYERS: list[set[str]] = [
     {"errors", "types", "limits"},
-    {"_grammar", "_state", "_callables", "_dates", "_encoders"},
+    {"_grammar", "_state", "_callables", "_dates", "_encoders", "_observer"},
     {
         *("_headers", "_params", "_cookies", "_target", "_accept", "_conditions"),
         *("_disposition", "_media_types", "_paths", "_sse"),
@@ -32,13 +32,15 @@ LAYERS: list[set[str]] = [
     {"_jobs", "_stepped"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},
+    {"_receiver"},
     {"_body", "_disk", "_files", "_keep_alive", "_uploads"},
-    {"_parts"},
+    {"_parts", "_request_head"},
     {"_form"},
     {"_request", "_response"},
     {"_responses", "_streaming_response"},
     {"_exchange", "_encoded", "_events", "_file_response"},
-    {"_compression"},
+    {"_compression", "_observe"},
+    {"_hooks"},
     {"_handler"},
     {"_alone"},
     {"__init__"},
@@ -57,12 +59,13 @@ LAYERS: list[set[str]] = [
     {"django_bridge.__main__"},
     {"django_bridge.__init__"},
     # For tests; it knows of the core what is pure.
-    {"testing._rules"},
-    {"testing._lint_fields"},
-    {"testing._lint_scope"},
-    {"testing._lint_http"},
-    {"testing._lint_lifespan"},
-    {"testing.lint"},
+    {"testing._lint.rules"},
+    {"testing._lint.fields"},
+    {"testing._lint.scope"},
+    {"testing._lint.http"},
+    {"testing._lint.lifespan"},
+    {"testing._lint.lint"},
+    {"testing._lint.__init__"},
     {"testing._errors", "testing._servers", "testing._faults", "testing._where", "testing._cookie_jar"},
     {"testing._requests", "testing._living"},
     {"testing._client_response", "testing._connection", "testing._leaks"},
@@ -70,14 +73,14 @@ LAYERS: list[set[str]] = [
     {"testing._lifespan"},
     {"testing._client"},
     {"testing.plugin"},
-    {"testing._check_rules", "testing._check_driver", "testing._check_watch"},
-    {"testing._check_probing"},
-    {"testing._check_requests", "testing._check_leaving", "testing._check_resources"},
-    {"testing._check_probes"},
-    {"testing._check_worker"},
-    {"testing._check_report"},
-    {"testing._check_process"},
-    {"testing._check"},
+    {"testing._check.rules", "testing._check.exchange", "testing._check.watch"},
+    {"testing._check.probing"},
+    {"testing._check.requests", "testing._check.leaving", "testing._check.resources"},
+    {"testing._check.probes"},
+    {"testing._check.worker", "testing._check.report"},
+    {"testing._check.processes"},
+    {"testing._check.command"},
+    {"testing._check.__init__"},
     {"testing.__init__"},
     {"__main__"},
 ]
@@ -85,11 +88,7 @@ PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
     "wsgi_bridge._scope",
     "wsgi_bridge._start_response",
-    "testing._rules",
-    "testing._lint_fields",
-    "testing._lint_scope",
-    "testing._lint_http",
-    "testing._lint_lifespan",
+    *(f"testing._lint.{name}" for name in ("rules", "fields", "scope", "http", "lifespan")),
 }
 # They stand between a server and an application, and have channels of their own.
 OF_TESTS = {name for name in MODULES if name.startswith("testing.")}
@@ -211,9 +210,10 @@ def test_receive_is_called_by_the_body_alone() -> None:
     The listener hook is handed the body as its ``receive``.
     """
     callers = {f"{name}:{function}" for name in set(MODULES) - OF_TESTS for function in calls_of("receive", name)}
-    others = {caller for caller in callers if caller.partition(":")[0] not in ("_body", "_idle", "_lifespan")}
-    assert others <= {"_handler:Handler.listen_for_disconnect"}
-    assert any(caller.startswith("_body:") for caller in callers)
+    may = {"_receiver", "_body", "_idle", "_lifespan"}
+    others = {caller for caller in callers if caller.partition(":")[0] not in may}
+    assert others <= {"_hooks:Hooks.listen_for_disconnect"}
+    assert any(caller.startswith("_receiver:") for caller in callers)
 
 
 def test_send_is_called_by_the_writer_alone() -> None:
@@ -223,9 +223,9 @@ def test_send_is_called_by_the_writer_alone() -> None:
 
 
 def test_legal_order_is_known_to_body_and_writer_alone() -> None:
-    """The tables of transitions are consulted by the two that own a channel."""
+    """The tables of transitions are consulted by the two that own a channel; the body that is whole needs none."""
     users = {name for name in MODULES if (1, "_state") in set(imports_of(TREES[name]))}
-    assert users == {"_body", "_writer"}
+    assert users == {"_receiver", "_body", "_writer"}
 
 
 def run_python(code: str) -> str:

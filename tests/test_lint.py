@@ -1,4 +1,4 @@
-"""asgicore.testing.lint: what is legal passes, what is not is found, and nothing is changed."""
+"""asgicore.testing._lint.lint: what is legal passes, what is not is found, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from asgicore import Handler, Request, Response
 from asgicore.testing import Finding, LintError, LintWarning, lint
-from asgicore.testing._rules import RULES
+from asgicore.testing._lint.rules import RULES
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
 BODY: Message = {"type": "http.response.body", "body": b"hello", "more_body": False}

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from asgicore.__main__ import main
-from asgicore.testing._check import NAMES
-from asgicore.testing._check_report import describe_probe
-from asgicore.testing._check_rules import CHECK_RULES
-from asgicore.testing._rules import RULES
+from asgicore.testing._check.probes import NAMES, describe_probe
+from asgicore.testing._check.rules import CHECK_RULES
+from asgicore.testing._lint.rules import RULES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "lint.md").read_text(encoding="utf-8")
@@ -94,10 +93,3 @@ def test_page_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         main(["check", "--help"])
     known = set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
     assert {row[0].split()[0] for row in table("### Options")} == known
-
-
-def test_reference_lists_what_the_lint_exports() -> None:
-    """What can be imported for it has an entry."""
-    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    for name in ("lint", "Finding", "LintError", "LintWarning"):
-        assert re.search(rf"auto\w+:: asgicore\.testing\.{name}$", text, re.MULTILINE), name

@@ -1,4 +1,4 @@
-"""_request.py: the request as the endpoint sees it, on ordinary and on odd scopes."""
+"""_request.py and _request_head.py: the request as the endpoint sees it, on ordinary and on odd scopes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from asgicore import (
     RequestError,
     Response,
     ServerProtocolError,
-    _request,
+    _request_head,
 )
 
 ACCESSORS = [
@@ -484,13 +484,13 @@ def test_request_when_constructed_looks_at_nothing() -> None:
 def test_request_accessors_parse_only_what_they_need(parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each parser runs for its own accessors, once."""
     calls: list[str] = []
-    parse: Callable[..., Any] = getattr(_request, parser)
+    parse: Callable[..., Any] = getattr(_request_head, parser)
 
     def counted(*args: Any) -> Any:
         calls.append(parser)
         return parse(*args)
 
-    monkeypatch.setattr(_request, parser, counted)
+    monkeypatch.setattr(_request_head, parser, counted)
     headers = [(b"cookie", b"a=1"), (b"content-type", b"a/b; charset=c")]
     request = Request(http_scope(headers=headers, query_string=b"a=1"), never)
     own = {

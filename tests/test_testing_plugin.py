@@ -174,7 +174,7 @@ def test_sync(leak_guard, number):
 def test_page_on_testing_shows_fixtures_that_work(tmp_path: Path) -> None:
     """The example of the documentation passes, on both backends."""
     page = (ROOT / "docs" / "testing.md").read_text("utf-8")
-    example = re.search(r"^```\{code-block\} python\n(# test_.*?)^```", page, re.MULTILINE | re.DOTALL)
+    example = re.search(r"^```py\n(# test_.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert example
     out = run_pytest(tmp_path, example[1])
     assert re.search(r"^\d+ passed in", out, re.MULTILINE), out

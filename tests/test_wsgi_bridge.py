@@ -1206,7 +1206,7 @@ async def test_flask_application_is_served(mode: Any) -> None:
 
 
 async def test_lifespan_is_answered() -> None:
-    """As :class:`Handler` does."""
+    """As ``Handler`` does."""
     messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     sent: list[str] = []
 

@@ -84,7 +84,7 @@ class _Fields:
     _check_length: Callable[[RawHeaders], None]
 
     def raw_headers(self) -> RawHeaders:
-        """As :meth:`asgicore.Response.raw_headers`, with the names as Django writes them."""
+        """As ``asgicore.Response.raw_headers()``, with the names as Django writes them."""
         response = self.django
         fields = _encode(response)
         status = response.status_code
@@ -122,7 +122,7 @@ class StreamAnswer(_Fields, StreamingResponse):
     """Django's response."""
 
     def parts(self, threads: Threads = SHARED) -> AsyncIterator[bytes | str]:
-        """As :meth:`asgicore.StreamingResponse.parts`; what is synchronous runs in the thread of the request."""
+        """As ``asgicore.StreamingResponse.parts()``; what is synchronous runs in the thread of the request."""
         content = self._content
         if content is not None and not isinstance(content, AsyncIterable):
             self._content = _Synchronous(threads, partial(iterate, content))
@@ -223,7 +223,7 @@ class _Synchronous(Pump[None]):
         return call
 
     async def aclose(self) -> None:
-        """As :meth:`Pump.aclose`; what never began is closed with Django's response."""
+        """As ``Pump.aclose()``; what never began is closed with Django's response."""
         if self._job is None:
             self.stop_thread()
         else:

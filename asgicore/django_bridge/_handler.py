@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
@@ -37,16 +38,18 @@ from django.conf import settings
 from django.core.exceptions import BadRequest, RequestAborted
 from django.core.handlers import asgi
 from django.core.handlers import exception as handlers_exception
-from django.core.signals import setting_changed
+from django.core.signals import got_request_exception, setting_changed
 from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseServerError
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver, get_urlconf
 
 from .._body import Body
-from .._exchange import Exchange, is_head
-from .._handler import Closer, Handler
+from .._exchange import Closer, Exchange, is_head
+from .._handler import Handler
 from .._headers import check_request_headers, list_headers
 from .._lifespan import Lifespan
+from .._observe import note_error
+from .._observer import Observe
 from .._response import Response
 from .._spool import in_file_thread
 from .._target import check_target
@@ -89,11 +92,12 @@ class ASGIHandler(Handler, DjangoHandler):
         on_disconnect: ``"cancel"``: an asynchronous view and its response are cancelled when the client leaves.
             ``"notify"``: nothing happens before the response is sent.
         strict: Refuse lifespan and websocket scopes by ``ValueError``, as Django does.
-        lifespan: As for :class:`asgicore.Handler`.
+        lifespan: As for ``asgicore.Handler``.
         routes: ASGI applications by scope type, such as ``{"websocket": chat}``.
         max_workers: How many requests run synchronous code at once.
         max_body_bytes: Requests that declare or send more are refused with 413 before Django sees them. ``None``:
             Django's own limits alone apply, once everything is here.
+        observe: As for ``asgicore.Handler``; request and response are Django's.
 
     Raises:
         ImproperlyConfigured: The setting is malformed, or a middleware cannot be loaded.
@@ -122,6 +126,7 @@ class ASGIHandler(Handler, DjangoHandler):
         routes: Mapping[str, Any] | None = None,
         max_workers: int | None = None,
         max_body_bytes: int | None = None,
+        observe: Observe | None = None,
     ) -> None:
         given: dict[str, Any] = {
             "on_disconnect": on_disconnect,
@@ -130,6 +135,7 @@ class ASGIHandler(Handler, DjangoHandler):
             "routes": routes,
             "max_workers": max_workers,
             "max_body_bytes": max_body_bytes,
+            "observe": observe,
         }
         given = {name: value for name, value in given.items() if value is not None}
         if given:
@@ -138,6 +144,7 @@ class ASGIHandler(Handler, DjangoHandler):
 
     def _set_up(self, given: dict[str, Any]) -> None:
         options = read_options(given)
+        vars(self).pop("handle", None)  # of observers that the setting names, and the arguments others
         super().__init__(
             self._serve,
             on_disconnect=options["on_disconnect"],
@@ -147,8 +154,11 @@ class ASGIHandler(Handler, DjangoHandler):
                 spool_threshold_bytes=settings.FILE_UPLOAD_MAX_MEMORY_SIZE,
                 body_timeout_seconds=getattr(self.request_class, "body_receive_timeout", None),
             ),
+            observe=options["observe"],
             debug=False,
         )
+        if "handle" in vars(self):
+            got_request_exception.connect(_note_exception)
         self._strict = bool(options["strict"])
         self._routes: Mapping[str, Any] = options["routes"] or {}
         self._max_workers: int = options["max_workers"]
@@ -228,6 +238,7 @@ class ASGIHandler(Handler, DjangoHandler):
             if declared is not None and limits.max_body_bytes is not None and declared > limits.max_body_bytes:
                 raise BodyTooLargeError(limits.max_body_bytes)
         except RequestError as exc:
+            note_error(exc, body)
             refusal = self._answer_http_error(visit, exc)
         return visit, refusal
 
@@ -306,6 +317,12 @@ class ASGIHandler(Handler, DjangoHandler):
             visit.responses += (response,)
         return answer(response)
 
+    def _as_told(self, exchange: Exchange) -> tuple[Any, Any]:
+        visit = exchange.request
+        if not isinstance(visit, Visit):
+            return None, None
+        return visit.request, visit.responses[-1] if visit.responses else None
+
     # --- the end of a request ------------------------------------------------------------------------
 
     async def _close(self, exchange: Exchange) -> None:
@@ -313,7 +330,7 @@ class ASGIHandler(Handler, DjangoHandler):
         if exchange.unclosed or exchange.body.needs_closing or self._tells_of_ends or not isinstance(visit, Visit):
             await super()._close(exchange)
         elif not visit.close_now(type(self)):
-            await run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
+            await run_shielded(exchange.close_one(partial(self._finish, visit)), None)
 
     def _enders(self, exchange: Exchange) -> Iterator[Closer]:
         visit = exchange.request
@@ -324,7 +341,7 @@ class ASGIHandler(Handler, DjangoHandler):
                     yield lambda: self.client_left(visit.request, exchange.phase)
                 yield lambda: self.request_finished(visit.request, response)
             # However long it takes: a thread cannot be left.
-            yield lambda: run_shielded(self._close_one(exchange, partial(self._finish, visit)), None)
+            yield lambda: run_shielded(exchange.close_one(partial(self._finish, visit)), None)
         yield exchange.body.aclose
 
     async def _finish(self, visit: Visit) -> None:
@@ -455,7 +472,7 @@ class ASGIHandler(Handler, DjangoHandler):
         return response
 
     async def send_response(self, response: Any, send: Send) -> None:
-        """Send start, body messages of at most :attr:`chunk_size` bytes, and end.
+        """Send start, body messages of at most ``chunk_size`` bytes, and end.
 
         Args:
             response: Django's response.
@@ -479,7 +496,7 @@ def get_asgi_application(**options: Any) -> ASGIHandler:
     """Set Django up and return its ASGI application; in place of ``django.core.asgi.get_asgi_application``.
 
     Args:
-        options: As for :class:`ASGIHandler`; none are needed.
+        options: As for ``ASGIHandler``; none are needed.
     """
     django.setup(set_prefix=False)
     return ASGIHandler(**options)
@@ -488,6 +505,11 @@ def get_asgi_application(**options: Any) -> ASGIHandler:
 def _send_to(receivers: list[Any], signal: Any, sender: type, scope: Scope) -> None:
     for receiver in receivers:
         receiver(signal=signal, sender=sender, scope=scope)
+
+
+def _note_exception(request: Any = None, **_: Any) -> None:
+    """Django turns an exception into a response, and the engine does not see it."""
+    note_error(sys.exception(), request)
 
 
 def _close_connections() -> None:

@@ -89,7 +89,7 @@ class FutureJob(Job):
         return self.future is not None and not self.future.cancelled()
 
     def tell(self) -> None:
-        """As :meth:`Job.tell`."""
+        """As ``Job.tell()``."""
         self.is_done = True
         try:
             self._loop.call_soon_threadsafe(self._settle)
@@ -144,7 +144,7 @@ class WaitedJob(Job):
         self._error = None
 
     def tell(self) -> None:
-        """As :meth:`Job.tell`."""
+        """As ``Job.tell()``."""
         self.is_done = True
         if not self.is_wanted:
             self._error = None

@@ -18,6 +18,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "routes": None,
     "max_workers": 40,
     "max_body_bytes": None,
+    "observe": (),
 }
 
 

@@ -3,7 +3,7 @@
 """Django's variables of a request, without the way through asgiref's storages.
 
 Django keeps the script prefix and the URLconf in an ``asgiref.local.Local``, and asgiref itself the thread of an
-``async_to_sync`` above. Each is one context variable in the end, which :mod:`contextvars` sets in a twentieth of the
+``async_to_sync`` above. Each is one context variable in the end, which ``contextvars`` sets in a twentieth of the
 time; which one it is, and what is in it, is found out in an empty context.
 """
 

@@ -160,7 +160,7 @@ class Lease:
         return future
 
     def start(self, function: Callable[..., Any], /, *args: Any) -> WaitedJob:
-        """As :meth:`submit`, for one task to wait for."""
+        """As ``submit()``, for one task to wait for."""
         job = WaitedJob(function, args, self.keeps)
         self._workers.run(self, job)
         return job
@@ -188,7 +188,7 @@ class Lease:
         self._workers.give_back(self)
 
     def release(self) -> None:
-        """As :meth:`give_back`, for good."""
+        """As ``give_back()``, for good."""
         # Before the look: whoever borrows a thread just now, elsewhere, gives it back at the end of that job.
         self.is_released = True
         if self.worker is not None or self.pending:

@@ -22,10 +22,13 @@ from ._exchange import Exchange as Exchange
 from ._faults import Fault as Fault
 from ._faults import every_fault as every_fault
 from ._leaks import LeakGuard as LeakGuard
+from ._lint.lint import LintError as LintError
+from ._lint.lint import LintWarning as LintWarning
+from ._lint.lint import lint as lint
+from ._lint.rules import Finding as Finding
 from ._requests import ExchangeOptions as ExchangeOptions
 from ._requests import RequestOptions as RequestOptions
 from ._requests import http_scope as http_scope
-from ._rules import Finding as Finding
 from ._servers import DAPHNE as DAPHNE
 from ._servers import GRANIAN as GRANIAN
 from ._servers import GUNICORN as GUNICORN
@@ -34,9 +37,6 @@ from ._servers import SERVERS as SERVERS
 from ._servers import STRICT as STRICT
 from ._servers import UVICORN as UVICORN
 from ._servers import Server as Server
-from .lint import LintError as LintError
-from .lint import LintWarning as LintWarning
-from .lint import lint as lint
 
 __all__ = [
     "Client",

@@ -116,7 +116,7 @@ class Client:
         Args:
             method: The method.
             path: Path and query.
-            **options: Those of :class:`ExchangeOptions`.
+            **options: Those of ``ExchangeOptions``.
         """
         content, announced = encode_content(options, self._http_version)
         given = encode_headers(options.get("headers"))
@@ -164,7 +164,7 @@ class Client:
         Args:
             method: The method.
             path: Path and query.
-            **options: Those of :class:`RequestOptions`.
+            **options: Those of ``RequestOptions``.
 
         Raises:
             TimeoutError: The application did not end.
@@ -175,29 +175,29 @@ class Client:
             return await exchange.finish()
 
     async def get(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with GET."""
+        """``request()`` with GET."""
         return await self.request("GET", path, **options)
 
     async def head(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with HEAD."""
+        """``request()`` with HEAD."""
         return await self.request("HEAD", path, **options)
 
     async def options(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with OPTIONS."""
+        """``request()`` with OPTIONS."""
         return await self.request("OPTIONS", path, **options)
 
     async def post(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with POST."""
+        """``request()`` with POST."""
         return await self.request("POST", path, **options)
 
     async def put(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with PUT."""
+        """``request()`` with PUT."""
         return await self.request("PUT", path, **options)
 
     async def patch(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with PATCH."""
+        """``request()`` with PATCH."""
         return await self.request("PATCH", path, **options)
 
     async def delete(self, path: str, **options: Unpack[RequestOptions]) -> ClientResponse:
-        """:meth:`request` with DELETE."""
+        """``request()`` with DELETE."""
         return await self.request("DELETE", path, **options)

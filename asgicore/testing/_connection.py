@@ -74,11 +74,11 @@ class Connection:
         self._changed = Event()
         # towards the application
         self._incoming: deque[Message] = deque()
-        self.is_request_whole = False
+        self.is_request_whole: bool = False
         self._is_told = False
-        self.receives = 0
-        self.readers = 0
-        self.most_readers = 0
+        self.receives: int = 0
+        self.readers: int = 0
+        self.most_readers: int = 0
         # from the application
         self.outgoing: deque[Sent] = deque()
         self._outgoing_bytes = 0
@@ -86,12 +86,12 @@ class Connection:
         self.start: Message | None = None
         self._length: int | None = None
         self._is_body_ended = False
-        self.is_complete = False
-        self.sends = 0
-        self.senders = 0
+        self.is_complete: bool = False
+        self.sends: int = 0
+        self.senders: int = 0
         self._passed = 0
-        self.has_left = False
-        self.is_closed = False
+        self.has_left: bool = False
+        self.is_closed: bool = False
 
     # --- the test's side
 

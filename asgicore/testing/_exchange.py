@@ -36,7 +36,7 @@ App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Exchange:
-    """One request, made by :meth:`Client.exchange`; its application runs within ``async with``.
+    """One request, made by ``Client.exchange()``; its application runs within ``async with``.
 
     After the block the client leaves. An application that goes on then is cancelled after the client's
     ``grace_seconds``. What it raised is raised, unless the test has got it already.
@@ -270,7 +270,7 @@ class Exchange:
         """Status and header fields, as soon as the client sees them; later calls return them again.
 
         Raises:
-            Exception: As for :meth:`next_message`.
+            Exception: As for ``next_message()``.
         """
         while not self._is_start_taken:
             if await self._next() is None:
@@ -281,7 +281,7 @@ class Exchange:
         """The next part of the body; ``b""`` at its end, and only there.
 
         Raises:
-            Exception: As for :meth:`next_message`.
+            Exception: As for ``next_message()``.
         """
         while (sent := await self._next()) is not None:
             if sent.part:
@@ -292,7 +292,7 @@ class Exchange:
         """The parts of the body as they come, to its end.
 
         Raises:
-            Exception: As for :meth:`next_message`.
+            Exception: As for ``next_message()``.
         """
         # Not a generator: nobody would close it where the test breaks off.
         return self

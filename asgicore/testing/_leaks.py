@@ -25,7 +25,7 @@ _POLL_SECONDS: Final = 0.002
 
 
 class LeakGuard:
-    """Compares what there is after a block with what there was before it, and raises :class:`LeakError`.
+    """Compares what there is after a block with what there was before it, and raises ``LeakError``.
 
     ::
 

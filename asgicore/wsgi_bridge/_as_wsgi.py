@@ -268,7 +268,7 @@ class _Exchange:
         self._news.set()
 
     async def _deliver(self, message: Message) -> None:
-        """Take one message of the :class:`Writer`, checked and in order."""
+        """Take one message of the ``Writer``, checked and in order."""
         if self._is_gone:
             raise ClientDisconnectedError
         if message["type"] == "http.response.start":
@@ -477,7 +477,7 @@ class _Loop:
 
 
 class WSGIApplication:
-    """What :func:`as_wsgi` returns: call it as a WSGI server does."""
+    """What ``as_wsgi()`` returns: call it as a WSGI server does."""
 
     def __init__(
         self,
@@ -501,7 +501,7 @@ class WSGIApplication:
         Raises:
             BaseException: What the application raised before it started its response; what it raises later comes out
                 of the iterable.
-            RuntimeError: The application failed to start (the next request tries again), or :meth:`close` was called.
+            RuntimeError: The application failed to start (the next request tries again), or ``close()`` was called.
         """
         loop = self._loop or self._start()
         return _Exchange(loop, environ, self._close_timeout_seconds).open(start_response)

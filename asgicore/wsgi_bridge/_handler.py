@@ -28,6 +28,7 @@ from .._compression import Compression
 from .._files import FileParts, path_of, regular_file_status
 from .._handler import Handler
 from .._lifespan import Lifespan
+from .._observer import Observe
 from .._pump import Put
 from .._request import Request
 from .._response import Response
@@ -98,12 +99,13 @@ class WSGIHandler(Handler):
         app: The WSGI application (PEP 3333).
         body: ``"spool"``: it is called when the whole request body is here, so that a slow upload costs no thread.
             ``"stream"``: it is called at once, and ``wsgi.input`` waits for the client.
-        limits: As for :class:`asgicore.Handler`.
+        limits: As for ``asgicore.Handler``.
         environ: Further keys of the environ: a mapping, or a function that makes one from the scope.
-        threads: As for :class:`asgicore.Handler`; with one thread ``wsgi.multithread`` is false.
-        lifespan: As for :class:`asgicore.Handler`.
-        compression: As for :class:`asgicore.Handler`.
-        debug: As for :class:`asgicore.Handler`.
+        threads: As for ``asgicore.Handler``; with one thread ``wsgi.multithread`` is false.
+        lifespan: As for ``asgicore.Handler``.
+        compression: As for ``asgicore.Handler``.
+        observe: As for ``asgicore.Handler``.
+        debug: As for ``asgicore.Handler``.
 
     Raises:
         TypeError: ``app`` cannot be called, or is asynchronous.
@@ -119,6 +121,7 @@ class WSGIHandler(Handler):
         threads: Threads | None = None,
         lifespan: Lifespan | None = None,
         compression: Compression | None = None,
+        observe: Observe = (),
         debug: bool = False,
     ) -> None:
         if not callable(app):
@@ -126,7 +129,13 @@ class WSGIHandler(Handler):
         if is_async_callable(app):
             raise TypeError(f"{app!r} is asynchronous, so no WSGI application; an ASGI application needs no bridge")
         super().__init__(
-            body=body, limits=limits, lifespan=lifespan, threads=threads, compression=compression, debug=debug
+            body=body,
+            limits=limits,
+            lifespan=lifespan,
+            threads=threads,
+            compression=compression,
+            observe=observe,
+            debug=debug,
         )
         self.app = app
         self._extra = environ

@@ -88,8 +88,8 @@ class Conversation(Pump[None]):
     """A pump whose producer can ask the consumer for parts of the request's body: both go on by turns.
 
     Args:
-        threads: As for :class:`Pump`.
-        produce: As for :class:`Pump`; :meth:`receive_part` is for it to call.
+        threads: As for ``Pump``.
+        produce: As for ``Pump``; ``receive_part()`` is for it to call.
         stream: Begins to read the body; called when the first part is asked for.
     """
 
@@ -125,7 +125,7 @@ class Conversation(Pump[None]):
             del error
 
     async def __anext__(self) -> bytes | str:
-        """Return the next part of the response, answering questions on the way; raises as :class:`Pump` does."""
+        """Return the next part of the response, answering questions on the way; raises as ``Pump`` does."""
         while isinstance(part := cast("object", await super().__anext__()), _Question):
             try:
                 if self._body is None:
@@ -144,7 +144,7 @@ def open_input(receive_part: Callable[[], bytes]) -> io.BufferedReader:
 
     Args:
         receive_part: Waits for the next part of the body; ``b""`` is its end, after which it is not called again. It
-            raises :class:`asgicore.ClientDisconnectedError` if the client left first. What it raises, every later
+            raises ``asgicore.ClientDisconnectedError`` if the client left first. What it raises, every later
             read raises, too.
 
     Close it when the request is over.

@@ -57,8 +57,8 @@ def parse_status(status: object) -> int:
 class StartResponse:
     """The ``start_response`` of one request, and the state of its response.
 
-    Call :meth:`put_part` with every part that the application's iterable gives, stop where it returns ``False``, and
-    call :meth:`finish` at the end. Nothing is handed over before the first part that is not empty, so that the
+    Call ``put_part()`` with every part that the application's iterable gives, stop where it returns ``False``, and
+    call ``finish()`` at the end. Nothing is handed over before the first part that is not empty, so that the
     application may still replace status and headers.
 
     Args:
@@ -100,7 +100,7 @@ class StartResponse:
         """Take status and headers; with ``exc_info``, in place of those given before.
 
         Returns:
-            :meth:`write`.
+            ``write()``.
 
         Raises:
             BaseException: The one in ``exc_info``, if the response has begun.
@@ -221,7 +221,7 @@ class StartResponse:
             self._check_length(self._given)
 
     def whole(self, body: bytes) -> bytes:
-        """Take a body that is complete before anything was handed over; :attr:`headers` then declare its length.
+        """Take a body that is complete before anything was handed over; ``headers`` then declare its length.
 
         Returns:
             What of ``body`` may leave. Neither status nor headers nor body are handed over.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -73,8 +74,40 @@ async def sync_stream(request: Any) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
+def sync_parts(request: Any) -> StreamingHttpResponse:
+    return StreamingHttpResponse(b"%d" % (number % 10) * 2**20 for number in range(48))
+
+
+class Holding(StreamingHttpResponse):
+    """A response that has something to close."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.file = open(__file__, "rb")
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+async def broken_stream(request: Any) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise ValueError("of the stream's own")
+
+    return Holding(parts())
+
+
 def file(request: Any) -> FileResponse:
     return FileResponse(open(__file__, "rb"))
+
+
+large = tempfile.TemporaryFile()
+large.truncate(32 * 2**20)
+
+
+def large_file(request: Any) -> FileResponse:
+    return FileResponse(open(f"/dev/fd/{large.fileno()}", "rb"))
 
 
 def blocking(request: Any) -> HttpResponse:
@@ -90,7 +123,10 @@ urlpatterns = [
     re_path(r"^slow$", slow),
     re_path(r"^stream$", stream),
     re_path(r"^sync-stream$", sync_stream),
+    re_path(r"^sync-parts$", sync_parts),
+    re_path(r"^broken-stream$", broken_stream),
     re_path(r"^file$", file),
+    re_path(r"^large-file$", large_file),
     re_path(r"^blocking$", blocking),
     re_path(r"", echo),
 ]

@@ -9,7 +9,16 @@ from typing import Any
 import anyio
 from anyio.lowlevel import checkpoint
 
-from asgicore import Handler, Request, Response, StreamingResponse
+from asgicore import (
+    EventSourceResponse,
+    FileResponse,
+    Handler,
+    HTTPError,
+    InvalidHeaderError,
+    Request,
+    Response,
+    StreamingResponse,
+)
 
 
 async def hello(request: Request) -> Response:
@@ -38,6 +47,55 @@ async def read_stream(request: Request) -> Response:
     async for part in request.stream():
         size += len(part)
     return Response(f"{size} bytes")
+
+
+async def read_twice(request: Request) -> Response:
+    size = len(await request.body())
+    return Response(f"{size} and {len(await request.body())} bytes")
+
+
+async def read_polling(request: Request) -> Response:
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        assert not request.is_disconnected
+    return Response(f"{size} bytes")
+
+
+async def wait_polling(request: Request) -> Response:
+    while not request.is_disconnected:
+        await anyio.sleep(0.005)
+    return Response("nobody is there")
+
+
+def sync_wait(request: Request) -> Response:
+    while not request.is_disconnected:
+        time.sleep(0.005)
+    return Response("nobody is there")
+
+
+async def reflect(request: Request) -> Response:
+    try:
+        return Response("next", headers={"x-next": str(request.query_params.get("next", "-"))})
+    except InvalidHeaderError as exc:
+        raise HTTPError(400) from exc
+
+
+async def file(request: Request) -> FileResponse:
+    return FileResponse(__file__)
+
+
+async def events(request: Request) -> EventSourceResponse:
+    async def parts() -> AsyncIterator[str]:
+        while True:
+            yield "tick"
+            await checkpoint()
+
+    return EventSourceResponse(parts())
+
+
+def plain(request: Request) -> Response:
+    return Response("Hello, world!")
 
 
 async def nothing(request: Request) -> Response:
@@ -75,6 +133,14 @@ PATHS: dict[str, Any] = {
     "/hello": Handler(hello),
     "/read": Handler(read),
     "/read-stream": Handler(read_stream, body="stream"),
+    "/read-twice": Handler(read_twice),
+    "/read-polling": Handler(read_polling, body="stream"),
+    "/wait-polling": Handler(wait_polling, on_disconnect="notify"),
+    "/sync-wait": Handler(sync_wait),
+    "/reflect": Handler(reflect),
+    "/file": Handler(file),
+    "/events": Handler(events),
+    "/plain": Handler(plain),
     "/nothing": Handler(nothing),
     "/slow": Handler(slow),
     "/stream": Handler(stream),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 
 from starlette.applications import Starlette
@@ -22,6 +23,35 @@ async def echo(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     return PlainTextResponse(f"{len(await request.body())} bytes")
+
+
+async def read_twice(request: Request) -> Response:
+    size = len(await request.body())
+    again = Request(request.scope, request.receive)
+    return PlainTextResponse(f"{size} and {len(await again.body())} bytes")
+
+
+async def read_polling(request: Request) -> Response:
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        await request.is_disconnected()
+    return PlainTextResponse(f"{size} bytes")
+
+
+async def wait_polling(request: Request) -> Response:
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.005)
+    return PlainTextResponse("nobody is there")
+
+
+def sync_wait(request: Request) -> Response:
+    time.sleep(1.5)
+    return PlainTextResponse("at last")
+
+
+async def reflect(request: Request) -> Response:
+    return PlainTextResponse("next", headers={"x-next": request.query_params.get("next", "-")})
 
 
 async def nothing(request: Request) -> Response:
@@ -55,6 +85,11 @@ app = Starlette(
     routes=[
         Route("/hello", hello, methods=METHODS),
         Route("/read", read, methods=METHODS),
+        Route("/read-twice", read_twice, methods=METHODS),
+        Route("/read-polling", read_polling, methods=METHODS),
+        Route("/wait-polling", wait_polling, methods=METHODS),
+        Route("/sync-wait", sync_wait, methods=METHODS),
+        Route("/reflect", reflect, methods=METHODS),
         Route("/nothing", nothing, methods=METHODS),
         Route("/slow", slow, methods=METHODS),
         Route("/stream", stream, methods=METHODS),

@@ -39,6 +39,13 @@ def readline(environ: Environ, start_response: Any) -> list[bytes]:
     return [line]
 
 
+def readlines(environ: Environ, start_response: Any) -> list[bytes]:
+    lines = environ["wsgi.input"].readlines(10)
+    assert all(lines), "readlines() makes lines up"
+    start_response("200 OK", [TEXT, ("Content-Length", str(sum(map(len, lines))))])
+    return list(lines)
+
+
 def write(environ: Environ, start_response: Any) -> list[bytes]:
     send = start_response("200 OK", [TEXT, ("Content-Length", "6")])
     send(b"abc")
@@ -89,6 +96,11 @@ def file(environ: Environ, start_response: Any) -> Iterable[bytes]:
     return File()
 
 
+def parts(environ: Environ, start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [TEXT])
+    yield from [b"x" * 1024] * 64
+
+
 def stream(environ: Environ, start_response: Any) -> Iterator[bytes]:
     start_response("200 OK", [TEXT])
     while True:
@@ -105,7 +117,7 @@ def blocking(environ: Environ, start_response: Any) -> list[bytes]:
 PATHS: dict[str, Callable[[Environ, Any], Iterable[bytes]]] = {
     f"/{function.__name__.replace('_', '-')}": function
     for function in (
-        hello, read, readline, write, bare_status, latin1, exc_info, too_long, file, stream, blocking,
+        hello, read, readline, readlines, write, bare_status, latin1, exc_info, too_long, file, parts, stream, blocking,
     )
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Starlette around a Handler, and responses that its endpoints return.
 
-What happened is appended to the file that ``WIRE_EVENTS`` names, as by :mod:`wire.site`.
+What happened is appended to the file that ``WIRE_EVENTS`` names, as by ``wire.site``.
 """
 
 from __future__ import annotations

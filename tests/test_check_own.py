@@ -1,0 +1,74 @@
+"""The check finds nothing in ours: neither where it finds something in others, nor by any other probe."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+import anyio
+import pytest
+from test_check_peers import A2WSGI, APPS, ASGIREF, DJANGO, STARLETTE, jobs_for
+
+from asgicore.testing._check.probes import LIFESPAN, PROBES
+from asgicore.testing._check.processes import check
+from asgicore.testing._check.worker import work
+
+pytestmark = pytest.mark.timeout(120)
+
+# Every probe is tried on these; of the others, those that find something in others.
+PATHS = {
+    "own_site:app": ["/hello", "/plain", "/read-stream", "/stream", "/sync-stream", "/file", "/events"],
+    "wsgi_site:own": ["/hello", "/read", "/stream"],
+    "django_one_file:own": ["/hello", "/sync", "/read", "/stream", "/file"],
+}
+PEERS = {"own_site:app": [STARLETTE], "wsgi_site:own": [A2WSGI, ASGIREF], "django_one_file:own": [DJANGO]}
+
+
+def jobs_of(target: str) -> list[tuple[str, str]]:
+    jobs = [(probe, path) for path in PATHS[target] for probe in PROBES]
+    jobs += [job for peer in PEERS[target] for job in jobs_for(peer, "asyncio") if job[0] != LIFESPAN]
+    return [*dict.fromkeys(jobs), (LIFESPAN, "")]
+
+
+# A probe waits for things that do not happen, and uvloop keeps asyncio's rules.
+LOOPS = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
+if importlib.util.find_spec("trio"):
+    LOOPS.append(pytest.param(("trio", {}), id="trio"))
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS, indirect=True)
+@pytest.mark.parametrize("target", ["own_site:app", "wsgi_site:own"])
+async def test_check_finds_nothing_in_ours(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endpoints of every kind, bodies of both, files, events, and the WSGI bridge: neither error nor warning."""
+    monkeypatch.syspath_prepend(os.fspath(APPS))
+    module, _, name = target.partition(":")
+    app = getattr(importlib.import_module(module), name)
+    told: list[dict[str, Any]] = []
+    with anyio.fail_after(60):
+        await work(app, jobs_of(target), {"deadline": 1.0, "grace": 1.0}, told.append)
+    ends = [line for line in told if "end" in line]
+    assert [tuple(line["end"]) for line in ends] == jobs_of(target)
+    assert [(line["end"], one) for line in ends for one in line["findings"] if one["level"] != "note"] == []
+
+
+# What the view raises is raised on. Django's FileResponse refers to itself, by the iterator over its file.
+KEPT = {("get", "/broken-stream", "request-raised"), ("leaks", "/file", "leak-cycles")}
+
+
+def test_check_finds_nothing_in_our_bridge_to_django() -> None:
+    """The same probes of the same views, in a process of its own: there is one Django in a process."""
+    if importlib.util.find_spec("django") is None:
+        pytest.skip("needs Django")
+    target = "django_one_file:own"
+    results = check(target, jobs_of(target), directory=os.fspath(APPS), deadline=1.0, grace=1.0)
+    bad = [
+        (result.probe, result.path, finding)
+        for result in results
+        for finding in result.findings
+        if finding.level != "note"
+        and finding.rule != "header-case"  # Django's own handler keeps the case of names, and so does a drop-in
+        and (result.probe, result.path, finding.rule) not in KEPT
+    ]
+    assert bad == []
