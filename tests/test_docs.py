@@ -301,6 +301,18 @@ def test_flask_page_claims_what_tests_show() -> None:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), name
 
 
+def test_guarantees_page_names_tests_that_exist() -> None:
+    """Each promise has a test, which is there."""
+    text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^\| (?!promise |--)(.+)\|$", text, re.MULTILINE)
+    assert len(promises) > 60
+    for row in promises:
+        named = re.search(r"\| `(tests/[\w/]+\.py)::(test_\w+)` $", row)
+        assert named, row
+        source = (ROOT / named[1]).read_text(encoding="utf-8")
+        assert re.search(rf"^(async )?def {named[2]}\(", source, re.MULTILINE), row
+
+
 def test_synchronous_page_lists_every_option_of_threads_with_its_default() -> None:
     """The table names each argument of Threads, in order, with the default that it has."""
     options = list(inspect.signature(Threads).parameters.values())
