@@ -69,7 +69,6 @@ LAYERS: list[set[str]] = [
     {"testing._exchange"},
     {"testing._lifespan"},
     {"testing._client"},
-    {"testing.plugin"},
     {"testing._check_rules", "testing._check_driver", "testing._check_watch"},
     {"testing._check_probing"},
     {"testing._check_requests", "testing._check_leaving", "testing._check_resources"},
@@ -79,7 +78,7 @@ LAYERS: list[set[str]] = [
     {"testing._check_process"},
     {"testing._check"},
     {"testing.__init__"},
-    {"__main__"},
+    {"__main__", "_pytest_plugin"},
 ]
 PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
@@ -173,7 +172,7 @@ def test_imports_of_module_at_its_top_are_installed_with_the_package(name: str) 
     """What an extra brings is imported where it is used, and not on top."""
     pending: list[ast.AST] = [TREES[name]]
     installed = THIRD_PARTY | BRIDGED.get(name.partition(".")[0], set())
-    if name == "testing.plugin":
+    if name == "_pytest_plugin":
         installed = installed | {"pytest"}  # which alone imports it
     while pending:
         node = pending.pop()
