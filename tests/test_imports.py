@@ -72,7 +72,6 @@ LAYERS: list[set[str]] = [
     {"testing._exchange"},
     {"testing._lifespan"},
     {"testing._client"},
-    {"testing.plugin"},
     {"testing._check.rules", "testing._check.exchange", "testing._check.watch"},
     {"testing._check.probing"},
     {"testing._check.requests", "testing._check.leaving", "testing._check.resources"},
@@ -82,7 +81,7 @@ LAYERS: list[set[str]] = [
     {"testing._check.command"},
     {"testing._check.__init__"},
     {"testing.__init__"},
-    {"__main__"},
+    {"__main__", "_pytest_plugin"},
 ]
 PURE = {name for layer in LAYERS[:5] for name in layer} | {
     "wsgi_bridge._environ",
@@ -172,7 +171,7 @@ def test_imports_of_module_at_its_top_are_installed_with_the_package(name: str) 
     """What an extra brings is imported where it is used, and not on top."""
     pending: list[ast.AST] = [TREES[name]]
     installed = THIRD_PARTY | BRIDGED.get(name.partition(".")[0], set())
-    if name == "testing.plugin":
+    if name == "_pytest_plugin":
         installed = installed | {"pytest"}  # which alone imports it
     while pending:
         node = pending.pop()

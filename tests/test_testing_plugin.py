@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import re
 import subprocess
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PLUGIN: str = PROJECT["entry-points"]["pytest11"]["asgicore"]
 
 HEAD = """
 import anyio, asyncio, os, pytest, tempfile
@@ -27,29 +31,34 @@ on_both_backends = pytest.mark.skipif(importlib.util.find_spec("trio") is None, 
 
 
 def run_pytest(path: Path, code: str, *arguments: str) -> str:
-    """What a run of pytest over this file prints."""
-    (path / "test_it.py").write_text(HEAD + code, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
+    """What a run of pytest over this file prints; it runs in this process, where its coverage is looked at."""
+    file = path / "test_it.py"
+    file.write_text(HEAD + code, encoding="utf-8")
     # By their names: what else is installed is not needed, and takes its time to start.
-    command += ["-p", "anyio.pytest_plugin", "-p", "asgicore.testing.plugin", *arguments, "test_it.py"]
-    done = subprocess.run(
-        command,
-        cwd=path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    return done.stdout + done.stderr
+    options = ["-q", "-s", "-Werror", "-pno:cacheprovider", "-panyio.pytest_plugin"]
+    options += ["--import-mode=importlib", "--rootdir=.", f"-c{os.devnull}"]
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        patch.setenv("PYTEST_ADDOPTS", "")
+        patch.chdir(path)
+        pytest.main([*options, *arguments, file.name], plugins=[importlib.import_module(PLUGIN)])
+    del sys.modules[file.stem]  # the next one is another
+    return out.getvalue()
 
 
 def test_plugin_is_found_by_its_entry_point() -> None:
     """The project declares the module that has the fixtures."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    name = project["project"]["entry-points"]["pytest11"]["asgicore"]
-    module = importlib.import_module(name)
-    assert {"asgi_client", "asgi_server", "leak_guard"} <= vars(module).keys()
+    assert {"asgi_client", "asgi_server", "leak_guard"} <= vars(importlib.import_module(PLUGIN)).keys()
+
+
+def test_plugin_at_start_imports_the_root_alone() -> None:
+    """A project that uses no fixture of it does not pay for the testing kit."""
+    code = f"import asgicore, sys; before = {{*sys.modules}}; import {PLUGIN}; print(*{{*sys.modules}} - before)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50, check=True
+    )
+    assert [name for name in done.stdout.split() if name.startswith("asgicore")] == [PLUGIN]
 
 
 @on_both_backends

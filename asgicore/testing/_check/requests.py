@@ -213,7 +213,7 @@ async def ranges(p: Probing) -> None:
         p.found("range-wrong", f"bytes=0-0 of {whole.size} bytes is answered with {part.size}, as {of!r}")
 
 
-_WEBSOCKET: Final = {"type": "websocket", "scheme": "ws", "method": ..., "subprotocols": []}
+_WEBSOCKET: Final[dict[str, Any]] = {"type": "websocket", "scheme": "ws", "method": ..., "subprotocols": []}
 
 
 async def websocket(p: Probing) -> None:

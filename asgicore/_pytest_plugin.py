@@ -1,27 +1,35 @@
-"""The pytest plugin of asgicore.testing, found by its entry point: ``asgi_server``, ``asgi_client``, ``leak_guard``."""
+"""The pytest plugin of asgicore.testing, found by its entry point: ``asgi_server``, ``asgi_client``, ``leak_guard``.
+
+pytest imports it at every start, wherever asgicore is installed. So it stands at the root of the package, and imports
+the kit where a test asks for one of its fixtures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from inspect import iscoroutinefunction
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from ._client import Client
-from ._leaks import LeakGuard
-from ._servers import UVICORN, Server
+if TYPE_CHECKING:
+    from .testing._client import Client
+    from .testing._leaks import LeakGuard
+    from .testing._servers import Server
 
 
 @pytest.fixture
 def asgi_server() -> Server:
     """The server whose behaviour ``asgi_client`` shows to the application; override it, with ``params``, for others."""
+    from .testing._servers import UVICORN
+
     return UVICORN
 
 
 @pytest.fixture
 def asgi_client(asgi_server: Server) -> Callable[..., Client]:
     """Makes clients: ``asgi_client(app)`` is ``Client(app, server=asgi_server)``; further options go through."""
+    from .testing._client import Client
 
     def make(app: Any, **options: Any) -> Client:
         options.setdefault("server", asgi_server)
@@ -33,6 +41,8 @@ def asgi_client(asgi_server: Server) -> Callable[..., Client]:
 @pytest.fixture
 def leak_guard() -> LeakGuard:
     """Guards the body of the test, not its fixtures; what else counts is set on the guard: ``leak_guard.cycles``."""
+    from .testing._leaks import LeakGuard
+
     return LeakGuard()
 
 

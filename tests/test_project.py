@@ -1,0 +1,207 @@
+"""What stands around the package: the workflows, the checks of what is released, and the pages for contributors."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import asgicore
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+VERSIONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+
+
+def load_workflow(path: Path) -> Any:
+    """A workflow as it stands, every value a text; skips where there is no parser."""
+    yaml = pytest.importorskip("yaml", reason="needs the extra 'test'")
+    return yaml.load(path.read_text("utf-8"), yaml.BaseLoader)
+
+
+def steps(workflow: Any) -> list[Any]:
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+@pytest.fixture(scope="module")
+def package() -> ModuleType:
+    """The script .ci/package, as a module."""
+    loader = importlib.machinery.SourceFileLoader("ci_package", str(ROOT / ".ci" / "package"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # no cache beside a script
+        loader.exec_module(module)
+    return module
+
+
+def test_version_of_the_project_is_that_of_the_package() -> None:
+    """Both are written by hand."""
+    assert PROJECT["version"] == asgicore.__version__
+
+
+# --- workflows ----------------------------------------------------------------------------------------------
+
+
+def test_workflow_on_a_change_runs_the_checks() -> None:
+    """It runs .ci/run, for pull requests too, and one run replaces the one before it."""
+    workflow = load_workflow(ROOT / ".github" / "workflows" / "ci.yml")
+    assert {"push", "pull_request"} <= workflow["on"].keys()
+    assert ".ci/run" in [step.get("run") for step in steps(workflow)]
+    assert workflow["concurrency"]["group"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflow_has_every_python_of_the_classifiers(path: Path) -> None:
+    """The lowest one comes last: that makes it python3, which the checks take for the first environment."""
+    found = [step for step in steps(load_workflow(path)) if step.get("uses", "").startswith("actions/setup-python@")]
+    assert found
+    for step in found:
+        versions = step["with"]["python-version"].split()
+        assert sorted(versions) == sorted(VERSIONS)
+        assert f">={versions[-1]}" == PROJECT["requires-python"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflow_may_read_alone_and_ends(path: Path) -> None:
+    """No job may write to the repository, keep credentials, or run without end."""
+    workflow = load_workflow(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert job.get("permissions", {}) in ({}, {"id-token": "write"})
+        assert int(job["timeout-minutes"]) <= 20
+    for step in steps(workflow):
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] == "false"
+
+
+def test_workflow_of_a_release_publishes_what_was_checked() -> None:
+    """The files come from .ci/package, and the job that may publish runs nothing else."""
+    jobs = load_workflow(ROOT / ".github" / "workflows" / "release.yml")["jobs"]
+    assert any(".ci/package --output dist" in step.get("run", "") for step in jobs["build"]["steps"])
+    assert "id-token" not in jobs["build"].get("permissions", {})
+    assert jobs["publish"]["needs"] == "build"
+    assert all("run" not in step for step in jobs["publish"]["steps"])
+
+
+def test_checks_try_every_python_of_the_classifiers() -> None:
+    """The versions that .ci/run looks for are those that the project claims; the lowest one is python3 there."""
+    loops = re.findall(r"^for version in ([\d. ]+); do$", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+    assert [loop.split() for loop in loops] == [VERSIONS, VERSIONS[1:]]
+
+
+# --- what .ci/package finds ---------------------------------------------------------------------------------
+
+TRACKED = ["README.md", "asgicore/__init__.py", "asgicore/py.typed", "tests/test_it.py"]
+INFO = ["METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"]
+
+
+def wheel_names(package: ModuleType) -> list[str]:
+    return [*(name for name in TRACKED if name.startswith("asgicore/")), *(package.INFO + name for name in INFO)]
+
+
+def test_package_with_its_files_has_no_fault(package: ModuleType) -> None:
+    """The sdist holds what git does, the wheel the package and its description."""
+    assert package.sdist_faults([f"{package.STEM}/{name}" for name in (*TRACKED, "PKG-INFO")], TRACKED) == []
+    assert package.wheel_faults(wheel_names(package), TRACKED) == []
+
+
+def test_package_with_other_files_has_a_fault_for_each(package: ModuleType) -> None:
+    """What is missing, and what is too much, in either."""
+    names = [f"{package.STEM}/{name}" for name in (*TRACKED[1:], "PKG-INFO", "scratch.txt")]
+    assert package.sdist_faults(names, TRACKED) == [
+        f"sdist: {package.STEM}/README.md is missing",
+        f"sdist: {package.STEM}/scratch.txt does not belong there",
+    ]
+    names = [*wheel_names(package)[1:], "tests/test_it.py"]
+    assert package.wheel_faults(names, TRACKED) == [
+        "wheel: asgicore/__init__.py is missing",
+        "wheel: tests/test_it.py does not belong there",
+    ]
+    untyped = [name for name in TRACKED if name != "asgicore/py.typed"]
+    names = [name for name in wheel_names(package) if name != "asgicore/py.typed"]
+    assert package.wheel_faults(names, untyped) == ["no py.typed: type checkers would not look"]
+
+
+METADATA = """\
+Metadata-Version: 2.4
+Name: asgicore
+Summary: An engine.
+License-Expression: BSD-3-Clause
+License-File: LICENSE
+Keywords: asgi
+Classifier: Programming Language :: Python :: 3 :: Only
+Classifier: Programming Language :: Python :: 3.11
+Classifier: Programming Language :: Python :: 3.12
+Requires-Python: >=3.11
+Requires-Dist: anyio>=4
+Requires-Dist: multipart<3,>=2; extra == 'forms'
+Description-Content-Type: text/markdown
+
+# Title: «an engine»
+"""
+ENTRY_POINTS = "[pytest11]\nasgicore = asgicore._pytest_plugin\n"
+README = "# Title: «an engine»\n"
+
+
+def test_complete_metadata_has_no_fault(package: ModuleType) -> None:
+    """Every field, the README, agreeing versions of Python, bounded dependencies, the plugin."""
+    assert package.metadata_faults(METADATA, ENTRY_POINTS, README) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        pytest.param("Summary: An engine.\n", "", "metadata: Summary is missing", id="field"),
+        pytest.param("# Title", "# Other", "metadata: the description is not the README", id="description"),
+        pytest.param(
+            "Requires-Python: >=3.11",
+            "Requires-Python: >=3.12",
+            "metadata: Requires-Python is >=3.12, the classifiers name ['3.11', '3.12']",
+            id="pythons",
+        ),
+        pytest.param(
+            "anyio>=4",
+            "anyio; python_version >= '3'",
+            "metadata: anyio; python_version >= '3' has no lower bound",
+            id="bound",
+        ),
+    ],
+)
+def test_metadata_that_lacks_something_has_a_fault(package: ModuleType, old: str, new: str, fault: str) -> None:
+    """One fault for one lack."""
+    assert old in METADATA
+    assert package.metadata_faults(METADATA.replace(old, new), ENTRY_POINTS, README) == [fault]
+
+
+def test_metadata_without_the_entry_point_has_a_fault(package: ModuleType) -> None:
+    """pytest would not find the plugin."""
+    faults = package.metadata_faults(METADATA, "[console_scripts]\n", README)
+    assert faults == ["metadata: the entry point of the pytest plugin is missing"]
+
+
+def test_command_that_fails_shows_what_it_printed(package: ModuleType, tmp_path: Path) -> None:
+    """Whoever reads the log sees the cause."""
+    with pytest.raises(package.Failed, match=r"exit status 3\nthe cause"):
+        package.run(sys.executable, "-c", "print('the cause', flush=True); raise SystemExit(3)", cwd=tmp_path)
+
+
+# --- pages --------------------------------------------------------------------------------------------------
+
+
+def test_map_of_the_contributors_page_names_every_folder() -> None:
+    """Each that holds something of the project, and none that is not there."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(.+?)/`", row)}
+    assert all((ROOT / name).is_dir() for name in named)
+    assert {"asgicore", "tests", "docs", "examples", "benchmarks", ".ci", ".github"} <= named
+    assert {f"asgicore/{path.parent.name}" for path in ROOT.glob("asgicore/*/__init__.py")} <= named
