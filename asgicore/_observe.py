@@ -8,7 +8,7 @@ an endpoint calls, does not matter.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context, ContextVar, copy_context
 from time import monotonic
@@ -72,7 +72,7 @@ class Observers:
             await handle(
                 scope,
                 tap_receive(receive, observation.on_received),
-                tap_send(send, observation.on_send, observation.on_sent),
+                tap_send(send, observation.on_send if self.adding else None, observation.on_sent),
             )
         except BaseException as exc:
             raised = exc
@@ -93,8 +93,8 @@ class _Observation:
         "_bytes_received",
         "_bytes_sent",
         "_context",
-        "_declared",
         "_entered",
+        "_headers",
         "_observers",
         "_receive",
         "_received",
@@ -123,7 +123,7 @@ class _Observation:
         self._response_ended: float | None = None
         self._bytes_received = 0
         self._bytes_sent = 0
-        self._declared: bytes | None = None
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
         self._trails = False
         self._answered: BaseException | None = None
         self.error: BaseException | None = None
@@ -167,21 +167,19 @@ class _Observation:
         if kind == "http.response.start":
             self._response_started = monotonic()
             self._trails = bool(message.get("trailers"))
-            self._declared = find(message.get("headers") or (), b"content-length")
+            self._headers = message.get("headers") or ()
             return
         if kind == "http.response.body":
             self._bytes_sent += len(message.get("body") or b"")
         elif kind == ZEROCOPYSEND:
             self._bytes_sent += message.get("count") or 0
         elif kind == PATHSEND:
-            self._bytes_sent += int(self._declared or 0)
-        elif kind != TRAILERS:
-            return
-        if kind == TRAILERS:
-            is_last = not message.get("more_trailers")
+            self._bytes_sent += int(find(self._headers, b"content-length") or 0)
+        elif kind == TRAILERS:
+            self._trails = bool(message.get("more_trailers"))
         else:
-            is_last = not message.get("more_body") and not self._trails
-        if is_last:
+            return
+        if not self._trails and not message.get("more_body"):
             self._response_ended = monotonic()
             # What fails after this decides nothing.
             self._answered = self.error
@@ -231,7 +229,9 @@ class _Observation:
         # The loop has given the request up in the middle of something else, whose context is none of ours.
         is_elsewhere = _current.get() is not self
         outcome = self._judge(raised, is_elsewhere)
-        error = next((error for error in (self._answered, raised, self.error) if error is not None), None)
+        error = self._answered
+        if error is None:
+            error = self.error if raised is None else raised
         request, response = self._subjects()
         for observer in self._observers.all:
             try:

@@ -566,11 +566,12 @@ def limit_send(send: Send, seconds: float) -> Send:
     return send_within
 
 
-def tap_send(send: Send, before: Callable[[Any], Any], after: Callable[[Any], None]) -> Send:
+def tap_send(send: Send, before: Callable[[Any], Any] | None, after: Callable[[Any], None]) -> Send:
     """``send`` whose messages go through ``before``; ``after`` gets those that the server has taken."""
 
     async def send_tapped(message: Any) -> None:
-        message = before(message)
+        if before is not None:
+            message = before(message)
         await send(message)
         after(message)
 
