@@ -190,7 +190,6 @@ def test_fence_of_python_is_one_that_runs(page: Path) -> None:
 
 def test_readme_example_passes_its_test_under_pytest(tmp_path: Path) -> None:
     """The two files of the README, saved under their names, are collected by pytest and pass on both backends."""
-    pytest.importorskip("httpx")
     pytest.importorskip("trio")
     named = {example.module: example.code for example in examples(ROOT / "README.md") if example.module}
     assert {"hello", "test_hello"} <= named.keys()
