@@ -244,7 +244,7 @@ async def test_cancel_answered_by_an_error_of_the_view_is_quiet(
 
 
 async def test_cancel_logs_nothing_at_warning_or_above(caplog: pytest.LogCaptureFixture) -> None:
-    """A client that leaves is an outcome and no error (BEHAVIOUR row 38)."""
+    """A client that leaves is an outcome and no error."""
     is_waiting = anyio.Event()
 
     async def view(request: HttpRequest) -> HttpResponse:
@@ -326,7 +326,7 @@ async def test_notify_ends_a_stream_that_the_server_refuses() -> None:
     assert len(outcome.channel.sent) == 3
 
 
-# --- threads (BEHAVIOUR row 5) -----------------------------------------------------------------------------
+# --- threads ---------------------------------------------------------------------------------------------
 
 
 PLACES = ["middleware before", "view before", "sync call", "view after", "middleware after", "response"]

@@ -625,7 +625,7 @@ async def test_request_body_threshold_follows_an_overridden_setting() -> None:
 @pytest.mark.parametrize("count", [1, 10])
 @pytest.mark.parametrize("more", [True, False])
 async def test_request_messages_after_the_body_that_say_nothing_are_ignored(count: int, more: bool) -> None:
-    """Difference "extra": the view goes on, whatever else of ``http.request`` comes (BEHAVIOUR row 9)."""
+    """Difference "extra": the view goes on, whatever else of ``http.request`` comes."""
     received = anyio.Event()
 
     async def view(request: HttpRequest) -> HttpResponse:
