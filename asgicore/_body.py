@@ -6,7 +6,6 @@ Source: ASGI HTTP specification 2.5, "Request - receive event".
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import aclosing
 from tempfile import SpooledTemporaryFile
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, cast
@@ -18,7 +17,7 @@ from ._idle import as_coroutine, resume_within
 from ._receiver import DISCONNECT, Receiver
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
 from ._state import RequestState
-from ._watch import is_trio
+from ._watch import Closing, is_trio
 from .errors import BodyConsumedError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Message, Receive, Scope
@@ -185,7 +184,7 @@ class Body(Receiver):
             OSError: The disk is full, or the like.
         """
         threshold = self.limits.spool_threshold_bytes
-        async with aclosing(rest):
+        async with Closing(rest):
             while parts.size <= threshold:
                 try:
                     parts.add(await anext(rest))
@@ -257,7 +256,8 @@ class Body(Receiver):
             return first
         parts = Parts()
         parts.add(first)
-        async with aclosing(self._open()) as source:
+        source = self._open()
+        async with Closing(source):
             async for part in source:
                 parts.add(part)
                 if enough is not None and parts.size > enough:

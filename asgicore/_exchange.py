@@ -76,8 +76,6 @@ class Exchange(Writer):
     """Whether the handler is being closed."""
     is_cut: bool = False
     """Whether that has ended the request."""
-    is_dropped: bool = False
-    """Whether the event loop has given the request up."""
 
     def __init__(self, scope: Scope, body: Body, send: Send, chunk_size: int) -> None:
         self.scope = scope

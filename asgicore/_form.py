@@ -7,7 +7,6 @@ are kept, one after the other, as the engine keeps bodies: in memory, or in one 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing
 from functools import partial
 from typing import Final, TypeAlias, TypeVarTuple, cast
 
@@ -19,6 +18,7 @@ from ._multipart_library import Segment
 from ._parts import Part, PartReader, SyncPart, SyncPartReader
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread
 from ._uploads import UploadFile
+from ._watch import Closing
 from .errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
 from .limits import Limits
 
@@ -239,7 +239,8 @@ async def _off_loop(size: int, function: Callable[[*Ts], Form], *args: *Ts) -> F
 
 async def _file_contents(body: Body, parser: PartParser, builder: _Builder) -> AsyncGenerator[bytes, None]:
     """The contents of all files, one after the other."""
-    async with aclosing(cast("AsyncGenerator[bytes, None]", body.stream("form()"))) as blocks:
+    blocks = cast("AsyncGenerator[bytes, None]", body.stream("form()"))
+    async with Closing(blocks):
         reader = PartReader(parser, blocks, body.limits)
         while (event := await reader.event()) is not None:
             content = builder.take(event, builder.file_bytes)

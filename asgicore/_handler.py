@@ -269,13 +269,17 @@ class Handler(Hooks):
             elif exchange.is_gone:
                 self._log_gone(exchange, None)
         except Exception as exc:
+            if body.is_dropped:
+                # A scope that is left in no task says so; nobody is there to hear it.
+                self._drop(exchange)
+                raise GeneratorExit from None
             if not exchange.is_gone:
                 raise
             body.leave()
             self._log_gone(exchange, exc)
         except GeneratorExit:
             # The loop throws the request away; nothing can be awaited any more.
-            exchange.is_dropped = True
+            body.is_dropped = True
             self._drop(exchange)
             raise
         finally:
@@ -283,11 +287,11 @@ class Handler(Hooks):
                 if exchange.listener is not None:
                     await self._dismiss(exchange, exchange.listener)
             except GeneratorExit:
-                exchange.is_dropped = True
+                body.is_dropped = True
                 self._drop(exchange)
                 raise
             finally:
-                if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not exchange.is_dropped:
+                if (body.needs_closing or exchange.unclosed or self._is_told_of_ends) and not body.is_dropped:
                     await self._close(exchange)
 
     async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None], outer: Outer) -> None:
@@ -296,7 +300,11 @@ class Handler(Hooks):
         try:
             if self._cancels:
                 with CancelScope() if outer is EARLY else self._scope_around(outer) as exchange.cancel_scope:
-                    await rest
+                    try:
+                        await rest
+                    except GeneratorExit:
+                        exchange.body.is_dropped = True  # else the scope's complaint would be answered
+                        raise
             else:
                 await rest
         finally:
@@ -332,7 +340,7 @@ class Handler(Hooks):
         exchange.listener = None  # its task refers to the exchange
         exchange.body.find_hinter = None  # a task that was left behind may still ask for it
         self._forget(exchange)
-        if exchange.is_dropped:
+        if exchange.body.is_dropped:
             listener.cancel()
         else:
             await listener.stop()
@@ -437,7 +445,11 @@ class Handler(Hooks):
     def _answer(self, exchange: Exchange, exc: Exception) -> Response:
         """The response to an exception; raises it where nobody is there to get one."""
         exc = _of_the_client(exc)
-        if exchange.is_gone or (exc is exchange.body.failure and not isinstance(exc, RequestError)):
+        if (
+            exchange.is_gone
+            or exchange.body.is_dropped
+            or (exc is exchange.body.failure and not isinstance(exc, RequestError))
+        ):
             raise exc
         exchange.note(exc)
         if isinstance(exc, HTTPError):

@@ -28,6 +28,7 @@ class _Settled:
     """The body, as ``resume()`` sees it, where nobody watches."""
 
     is_settled = True
+    is_dropped: bool = False  # nobody asks this one
 
     def suspended(self) -> None:
         pass

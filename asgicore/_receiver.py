@@ -77,6 +77,8 @@ class Receiver:
     """Whether the client is known to have left."""
     lone_scope: Scope | None = None
     """The scope, where no handler listens for the disconnect and others may build requests on the same channel."""
+    is_dropped: bool = False
+    """Whether the event loop has given the request up: nothing can be awaited any more."""
     failure: BaseException | None = None
     """Why nothing more can be received."""
     _declared: int | None = None

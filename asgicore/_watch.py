@@ -13,7 +13,7 @@ import asyncio
 import logging
 import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
 from math import inf
@@ -45,6 +45,9 @@ class Progress(Protocol):
     def suspended(self) -> None:
         """The endpoint waits for something."""
         ...
+
+    is_dropped: bool
+    """Whether the event loop has given the request up: nothing can be awaited any more."""
 
 
 def running_asyncio_task() -> asyncio.Task[Any] | None:
@@ -83,6 +86,8 @@ def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Genera
             try:
                 sent = yield yielded
             except BaseException as exc:
+                if isinstance(exc, GeneratorExit):
+                    body.is_dropped = True  # whatever the coroutine makes of it
                 yielded = coro.throw(exc)
             else:
                 if sent is None and body.is_settled:
@@ -93,9 +98,31 @@ def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Genera
     except StopIteration as stop:
         ended: T = stop.value
         return ended
+    except GeneratorExit:
+        body.is_dropped = True
+        raise
     finally:
         # Trio sends outcomes, and one that is a cancellation refers to this frame.
         sent = None
+
+
+class Closing:
+    """Closes an asynchronous generator, as ``contextlib.aclosing``, unless the event loop has given the request up.
+
+    Then nothing can be awaited, and the generator may be in the middle of a step.
+    """
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
+        self._generator = generator
+
+    async def __aenter__(self) -> None:
+        """Nothing is to be done."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GeneratorExit:
+            await self._generator.aclose()
 
 
 async def timed(coro: Coroutine[Any, Any, T], label: str) -> T:
@@ -143,7 +170,8 @@ class AsyncioListener:
 
     def cancel(self) -> None:
         """As ``Listener``."""
-        self._task.cancel()
+        with suppress(RuntimeError):  # the loop is closed, and nothing of it runs any more
+            self._task.cancel()
 
     async def stop(self) -> None:
         """As ``Listener``."""

@@ -731,6 +731,54 @@ async def test_cleanup_dropped_by_the_loop_closes_the_file(on_disconnect: Any) -
     assert living_tasks() == before
 
 
+@pytest.mark.parametrize("use", ["body", "stream", "file", "form"])
+@pytest.mark.parametrize("mode", ["spool", "stream"])
+@pytest.mark.parametrize("is_loop_gone", [False, True], ids=["in a task", "in no task"])
+def test_request_dropped_while_its_body_comes_is_not_answered(
+    mode: Any, use: str, is_loop_gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the generator that cannot be closed nor the scope that is left in no task counts as an error."""
+
+    async def endpoint(request: Request) -> Response:
+        if use == "stream":
+            async for _ in request.stream():
+                pass
+        else:
+            await getattr(request, use)()
+        raise AssertionError("not reached")
+
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not received:
+            received.append(True)
+            return {"type": "http.request", "body": b"a=1&", "more_body": True}
+        await asyncio.sleep(60)
+        raise AssertionError("not reached")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def begin() -> Any:
+        headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+        coro: Any = Handler(endpoint, body=mode)(http_scope(method="POST", headers=headers), receive, send)
+        coro.send(None)
+        if not is_loop_gone:
+            coro.close()
+        return coro
+
+    received: list[bool] = []
+    loop = asyncio.new_event_loop()
+    try:
+        coro = loop.run_until_complete(begin())
+    finally:
+        loop.close()
+    coro.close()
+    assert received
+    assert sent == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 @on_asyncio
 @pytest.mark.parametrize("body", ["spool", "stream"])
 async def test_request_dropped_while_its_listener_cleans_up_leaves_no_task(body: Any) -> None:

@@ -296,6 +296,7 @@ def stepped(inner: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
 
 class _Watched:
     is_settled = False
+    is_dropped = False
 
     def suspended(self) -> None:
         pass

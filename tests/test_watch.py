@@ -36,6 +36,8 @@ class Watched:
         self.suspensions = 0
         self._settles_after = settles_after
 
+    is_dropped = False
+
     @property
     def is_settled(self) -> bool:
         return self._settles_after is not None and self.suspensions >= self._settles_after
