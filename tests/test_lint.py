@@ -16,12 +16,22 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asgicore import Handler, Request, Response
-from asgicore.testing import Finding, LintError, LintWarning, lint
+from asgicore.testing import (
+    DISCONNECT,
+    EMPTY,
+    Channel,
+    Finding,
+    LintError,
+    LintWarning,
+    Message,
+    body_messages,
+    http_scope,
+    lint,
+)
 from asgicore.testing._lint.rules import RULES
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
@@ -716,7 +726,7 @@ def test_broken_lifespan_is_found(rule: str, broken: Talk) -> None:
 
 
 async def call(app: Any, *, scope: Any = None, messages: Any = (EMPTY,)) -> Channel:
-    channel = Channel(messages, suspend=True)
+    channel = Channel(messages, suspends=True)
     with anyio.fail_after(5):
         await app(http_scope() if scope is None else scope, channel.receive, channel.send)
     return channel
