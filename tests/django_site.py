@@ -30,10 +30,10 @@ from django.core.handlers import asgi as stock
 from django.core.signals import request_finished, request_started
 from django.test import override_settings
 from django.urls import re_path
-from fakes import EMPTY, Channel, Message, http_scope
-from faults import living_tasks
 
 from asgicore import django_bridge as ours
+from asgicore.testing import EMPTY, Channel, Message, http_scope
+from asgicore.testing._living import tasks as living_tasks
 
 DIRECTORY = Path(tempfile.mkdtemp(prefix="asgicore-django-"))
 register(shutil.rmtree, DIRECTORY, ignore_errors=True)
@@ -320,7 +320,7 @@ async def run(app: Any, channel: Channel, diary: Diary | None = None, **scope: A
         except Exception as exc:
             outcome.raised = exc
         # asgiref's own tasks for synchronous code end one turn later than the code.
-        while living_tasks() > before:
+        while living_tasks() - before:
             await checkpoint()
     return outcome
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from fakes import Message, body_messages, http_scope
+
+from asgicore.testing import Message, body_messages, http_scope
 
 needs_multipart = pytest.mark.skipif(importlib.util.find_spec("multipart") is None, reason="needs the extra 'forms'")
 

@@ -7,12 +7,12 @@ from time import process_time
 from typing import Any
 
 import pytest
-from fakes import http_scope
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from asgicore import MalformedRequestError, Request, _accept
 from asgicore._accept import best_encoding, best_language, best_type
+from asgicore.testing import http_scope
 
 CHROME = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 JAVA = b"text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,8 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, garbage_of, living_tasks, spawned, turn
+from faults import spawned, turn
 
 from asgicore import (
     BodyConsumedError,
@@ -30,6 +28,18 @@ from asgicore import (
     StreamingResponse,
 )
 from asgicore._alone import _ALONE
+from asgicore.testing import (
+    DISCONNECT,
+    EMPTY,
+    Channel,
+    LeakGuard,
+    Message,
+    body_messages,
+    call,
+    check_messages,
+    http_scope,
+)
+from asgicore.testing._living import tasks as living_tasks
 
 App = Callable[[Any, Any, Any], Any]
 
@@ -90,7 +100,7 @@ async def test_response_called_sends_itself(make: Callable[[], Response], body: 
 async def test_response_called_runs_its_background_work_after_the_end() -> None:
     """Async or in a thread, as from a handler; its error is logged and nothing else."""
     seen: list[int] = []
-    server = Server()
+    server = Channel()
     await serve(Response(b"a", background=lambda: seen.append(len(server.sent))), server)
     assert seen == [2]
 
@@ -108,7 +118,7 @@ async def test_stream_called_twice_raises_to_the_caller() -> None:
     """Nothing was sent yet, so that the caller can answer."""
     response = StreamingResponse([b"a"])
     assert (await call(response)).body == b"a"
-    server = Server()
+    server = Channel()
     with pytest.raises(ResponseStateError, match="can be sent once"):
         await serve(response, server)
     assert server.sent == []
@@ -117,7 +127,7 @@ async def test_stream_called_twice_raises_to_the_caller() -> None:
 async def test_response_that_never_waits_starts_no_task() -> None:
     """You pay for what happens."""
     with spawned() as names:
-        await Response(b"a")(http_scope(), Server().receive, Server().send)
+        await Response(b"a")(http_scope(), Channel().receive, Channel().send)
     assert names == []
 
 
@@ -138,16 +148,11 @@ async def test_response_called_leaves_nothing_to_the_collector(reads: bool) -> N
             await Request(scope, receive).body()
         await Response("text")(scope, receive, send)
 
-    gc.collect()
-    gc.disable()
-    try:
+    async with LeakGuard(cycles=["asgicore", __name__]):
         server = KnowingItsScope()
         await app(server.scope, server.receive, server.send)
         assert server.body == b"text"
         del server
-        assert garbage_of("asgicore._channel", __name__) == []
-    finally:
-        gc.enable()
 
 
 async def test_response_called_with_a_receive_that_takes_no_weak_reference_answers() -> None:
@@ -169,7 +174,7 @@ async def test_response_called_with_a_receive_that_takes_no_weak_reference_answe
 
 async def test_response_called_with_an_upload_that_nobody_reads_answers() -> None:
     """Its size is the caller's to limit: what is not read costs nothing."""
-    server = Server([{"type": "http.request", "body": bytes(2000), "more_body": True}] * 2)
+    server = Channel([{"type": "http.request", "body": bytes(2000), "more_body": True}] * 2)
     await serve(StreamingResponse(Parts(b"a")), server, headers=[(b"content-length", b"%d" % 10**15)])
     assert server.body == b"a"
 
@@ -177,7 +182,7 @@ async def test_response_called_with_an_upload_that_nobody_reads_answers() -> Non
 @pytest.mark.parametrize("kind", ["lifespan", "websocket2", None])
 async def test_response_called_with_another_scope_raises(kind: Any) -> None:
     """A lifespan, for one: a response is no application of its own."""
-    server = Server()
+    server = Channel()
     with pytest.raises(ServerProtocolError, match="http or websocket scope"):
         await Response()({"type": kind}, server.receive, server.send)
     assert (server.sent, server.received) == ([], 0)
@@ -185,7 +190,7 @@ async def test_response_called_with_another_scope_raises(kind: Any) -> None:
 
 async def test_response_called_with_a_scope_that_cannot_be_changed_answers() -> None:
     """Nothing has to be noted there."""
-    server = Server()
+    server = Channel()
     scope = types.MappingProxyType(http_scope())
     with anyio.fail_after(5):
         await StreamingResponse(Parts(b"a"))(scope, server.receive, server.send)
@@ -236,7 +241,7 @@ async def test_error_before_the_start_reaches_the_caller(
     """Whose page for errors it is; nothing was sent, nothing is logged here, and the content is closed."""
     response = make()
     content = response._content
-    server = Server()
+    server = Channel()
     with pytest.raises(error):
         await serve(response, server)
     assert server.sent == []
@@ -249,7 +254,7 @@ async def test_error_within_the_body_reaches_the_caller(caplog: pytest.LogCaptur
     ran: list[str] = []
     error = LookupError("gone")
     parts = Parts(b"a", error)
-    server = Server()
+    server = Channel()
     with pytest.raises(LookupError) as caught:
         await serve(StreamingResponse(parts, background=lambda: ran.append("background")), server)
     assert caught.value is error
@@ -261,7 +266,7 @@ async def test_error_within_the_body_reaches_the_caller(caplog: pytest.LogCaptur
 
 async def test_http_error_within_the_body_reaches_the_caller() -> None:
     """Too late for an answer."""
-    server = Server()
+    server = Channel()
     with pytest.raises(HTTPError):
         await serve(StreamingResponse(Parts(b"a", HTTPError(404))), server)
     check_messages(server.sent, complete=False)
@@ -269,7 +274,7 @@ async def test_http_error_within_the_body_reaches_the_caller() -> None:
 
 async def test_length_that_is_not_kept_reaches_the_caller() -> None:
     """As from a handler."""
-    server = Server()
+    server = Channel()
     with pytest.raises(ContentLengthError):
         await serve(StreamingResponse(Parts(b"abc"), headers={"content-length": "2"}), server)
 
@@ -281,7 +286,7 @@ async def test_length_that_is_not_kept_reaches_the_caller() -> None:
 async def test_disconnect_within_a_stream_cancels_it_and_returns(tells: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Quietly: a client that leaves is no error of the caller's."""
     caplog.set_level(logging.INFO, "asgicore")
-    server = Server(tells=tells)
+    server = Channel(tells=tells)
     before = living_tasks()
     count = 0
 
@@ -311,7 +316,7 @@ async def test_disconnect_at_any_message_of_a_stream_returns(index: int) -> None
         if number == index:
             raise BrokenPipeError
 
-    server = Server(on_send=leave)
+    server = Channel(on_send=leave)
     parts = Parts(b"a", b"b")
     await serve(StreamingResponse(parts), server)
     assert len(server.sent) == min(index, 4)
@@ -334,7 +339,7 @@ async def test_cancellation_from_outside_goes_through_and_closes() -> None:
         await StreamingResponse(parts)(http_scope(), server.receive, server.send)
         returned.append("not reached")
 
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(run)
@@ -384,7 +389,7 @@ ECHOES = [echo_at_once, echo_later, echo_in_a_copy]
 async def test_response_that_streams_its_request_loses_nothing(app: App, suspend: bool) -> None:
     """There is one reader of the channel: the response listens for the disconnect through the request, or the
     request reads through the response."""
-    server = Server(body_messages(*CHUNKS), suspend=suspend)
+    server = Channel(body_messages(*CHUNKS), suspends=suspend)
     await serve(app, server, method="POST")
     check_messages(server.sent, complete=True)
     assert server.body.removeprefix(b"echo:") == b"".join(CHUNKS)
@@ -397,7 +402,7 @@ async def test_disconnect_within_an_upload_that_is_streamed_back_is_quiet(
 ) -> None:
     """The upload is cut, and so is the response."""
     caplog.set_level(logging.INFO, "asgicore")
-    server = Server([*body_messages(*CHUNKS)[:-1], DISCONNECT], suspend=suspend)
+    server = Channel([*body_messages(*CHUNKS)[:-1], DISCONNECT], suspends=suspend)
     await serve(app, server, method="POST")
     check_messages(server.sent, complete=False)
     assert not caplog.records
@@ -422,7 +427,7 @@ async def test_disconnect_cancels_a_stream_whose_request_was_read() -> None:
         await StreamingResponse(parts())(scope, receive, send)
         assert request.is_disconnected
 
-    server = Server(body_messages(b"upload"))
+    server = Channel(body_messages(b"upload"))
     await serve(app, server)
     assert closed == ["closed"]
 
@@ -449,7 +454,7 @@ async def test_disconnect_is_heard_by_a_task_of_the_request_and_by_the_response(
             await StreamingResponse(Parts(b"a", wait=wait))(scope, receive, send)
             heard.append("response")
 
-    server = Server()
+    server = Channel()
     await serve(app, server)
     assert sorted(heard) == ["request", "response"]
 
@@ -472,7 +477,7 @@ async def test_failure_of_receive_reaches_the_caller(first: str) -> None:
         await turn(3)
         raise RuntimeError("the server failed")
 
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5), pytest.raises(RuntimeError, match="the server failed"):
         await app(http_scope(), receive, server.send)
 
@@ -503,7 +508,7 @@ async def test_body_larger_than_any_limit_can_be_read_within_the_response() -> N
             yield {"type": "http.request", "body": block, "more_body": True}
         yield EMPTY
 
-    server = Server(messages())
+    server = Channel(messages())
     await serve(app, server)
     assert server.body == b"%d" % (count * 2**20)
 
@@ -517,7 +522,7 @@ async def test_second_request_that_reads_is_refused_beside_a_response() -> None:
             await Request(scope, receive).body()
         await Response(b"a")(scope, receive, send)
 
-    server = Server()
+    server = Channel()
     await serve(app, server)
     assert server.body == b"a"
 
@@ -531,7 +536,7 @@ async def test_response_after_one_that_failed_is_sent() -> None:
         except LookupError:
             await StreamingResponse(Parts(b"it failed"), 500)(scope, receive, send)
 
-    server = Server(body_messages(b"a", b"b"))
+    server = Channel(body_messages(b"a", b"b"))
     await serve(app, server)
     assert (server.status, server.body) == (500, b"it failed")
 
@@ -553,7 +558,7 @@ async def test_request_cut_within_the_response_raises_in_its_iterator() -> None:
 
         await StreamingResponse(parts())(scope, receive, send)
 
-    server = Server([*body_messages(b"a", b"b")[:1], DISCONNECT])
+    server = Channel([*body_messages(b"a", b"b")[:1], DISCONNECT])
     await serve(app, server)
     assert len(seen) == 1
 
@@ -565,7 +570,7 @@ LEFT: Message = {"type": "websocket.disconnect", "code": 1006}
 DENIAL: dict[str, Any] = {"websocket.http.response": {}}
 
 
-class Socket(Server):
+class Socket(Channel):
     """A server whose client asks for a websocket; it gets to know of the end of a denial, too."""
 
     def __init__(self, *messages: Message, **options: Any) -> None:
@@ -694,7 +699,7 @@ async def test_websocket_whose_caller_is_cancelled_before_it_connects_has_its_re
         await anyio.sleep_forever()
         raise AssertionError("not reached")
 
-    server = Server()
+    server = Channel()
     scope = {"type": "websocket", "extensions": extensions}
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:

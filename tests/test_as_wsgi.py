@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
-import gc
 import io
 import logging
 import os
@@ -20,7 +19,6 @@ from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
-from faults import garbage_of
 
 from asgicore import (
     ClientDisconnectedError,
@@ -32,6 +30,7 @@ from asgicore import (
     ResponseStateError,
     StreamingResponse,
 )
+from asgicore.testing import LeakGuard
 from asgicore.wsgi_bridge import WSGIApplication, _as_wsgi, as_wsgi
 
 pytestmark = pytest.mark.timeout(30)
@@ -1151,15 +1150,10 @@ def test_requests_leave_no_cycles(serve: Serve) -> None:
     for path in ("/", "/fail"):
         ask(path)
         settle(wsgi)
-        gc.collect()
-        gc.disable()
-        try:
+        with LeakGuard(cycles=["asgicore.wsgi_bridge._as_wsgi", "asgicore._writer"]):
             for _ in range(20):
                 ask(path)
             settle(wsgi)
-            assert garbage_of("asgicore.wsgi_bridge._as_wsgi", "asgicore._writer") == [], path
-        finally:
-            gc.enable()
 
 
 def run_python(code: str) -> str:

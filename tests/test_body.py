@@ -24,7 +24,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 from clocks import Beats, Clock, turn_time
 from conftest import BACKENDS
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages
 
 from asgicore import (
     Body,
@@ -38,6 +37,7 @@ from asgicore import (
 )
 from asgicore._spool import Spool
 from asgicore._state import RequestState
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at /proc/self/fd")
@@ -96,7 +96,7 @@ def part(data: bytes, more: bool = True) -> Message:
 
 def body_of(*parts: bytes, keep: bool = False, suspend: bool = False, **limits: Any) -> tuple[Body, Channel]:
     """A body that arrives in these parts, and its channel."""
-    channel = Channel(body_messages(*parts), suspend=suspend)
+    channel = Channel(body_messages(*parts), suspends=suspend)
     return Body(channel.receive, Limits(**limits), keep=keep), channel
 
 

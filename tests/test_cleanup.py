@@ -16,18 +16,7 @@ from typing import Any, Literal
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, Message, body_messages, call, http_scope
-from faults import (
-    Server,
-    Steps,
-    check_messages,
-    dropped_at,
-    dropped_when,
-    living_tasks,
-    on_asyncio,
-    open_files,
-    turn,
-)
+from faults import Steps, dropped_at, dropped_when, on_asyncio, turn
 
 from asgicore import (
     Body,
@@ -40,6 +29,9 @@ from asgicore import (
     ResponseStateError,
     StreamingResponse,
 )
+from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, check_messages, http_scope
+from asgicore.testing._living import descriptors as open_files
+from asgicore.testing._living import tasks as living_tasks
 
 UPLOAD = body_messages(bytes(30), bytes(30), bytes(30))
 """More than the handlers here keep in memory: these bodies go to a temporary file."""
@@ -137,7 +129,7 @@ class Ledger(Handler):
         assert variable.get() == "unset"
 
 
-async def run(handler: Ledger, server: Server) -> BaseException | None:
+async def run(handler: Ledger, server: Channel) -> BaseException | None:
     """One request; returns what it raised. Nothing of it is left afterwards."""
     before = living_tasks(), open_files()
     raised: BaseException | None = None
@@ -163,7 +155,7 @@ suspends = pytest.mark.parametrize("suspend", [False, True], ids=["at once", "su
 @suspends
 async def test_cleanup_after_success(mode: Any, suspend: bool) -> None:
     """After a response that was sent everything is closed, the generator before the hook."""
-    server = Server(UPLOAD, suspend=suspend)
+    server = Channel(UPLOAD, suspends=suspend)
     assert await run(Ledger(body=mode), server) is None
     check_messages(server.sent, complete=True)
 
@@ -173,7 +165,7 @@ async def test_cleanup_after_success(mode: Any, suspend: bool) -> None:
 @pytest.mark.parametrize("fails", ["endpoint", "answer", "create_request"])
 async def test_cleanup_after_an_error_before_the_start(mode: Any, suspend: bool, fails: str) -> None:
     """After an error that was answered everything is closed."""
-    server = Server(UPLOAD, suspend=suspend)
+    server = Channel(UPLOAD, suspends=suspend)
     handler = Ledger(body=mode)
     handler.fails = fails
     assert await run(handler, server) is None
@@ -185,7 +177,7 @@ async def test_cleanup_after_an_error_before_the_start(mode: Any, suspend: bool,
 @pytest.mark.parametrize("after", range(4))
 async def test_cleanup_after_the_stream_fails(mode: Any, suspend: bool, after: int) -> None:
     """After a stream that failed everything is closed before the caller gets the error."""
-    server = Server(UPLOAD, suspend=suspend)
+    server = Channel(UPLOAD, suspends=suspend)
     handler = Ledger(body=mode)
     handler.fails, handler.after_parts = "stream", after
     assert str(await run(handler, server)) == "stream"
@@ -203,7 +195,7 @@ async def test_cleanup_after_send_fails(mode: Any, suspend: bool, at: int, error
         if index == at:
             raise error
 
-    server = Server(UPLOAD, suspend=suspend, on_send=fails)
+    server = Channel(UPLOAD, suspends=suspend, on_send=fails)
     raised = await run(Ledger(body=mode), server)
     assert raised is (None if isinstance(error, OSError) else error)
     assert server.sends == at + 1
@@ -214,7 +206,7 @@ async def test_cleanup_after_send_fails(mode: Any, suspend: bool, at: int, error
 @pytest.mark.parametrize("count", range(3))
 async def test_cleanup_after_a_disconnect_within_the_body(mode: Any, suspend: bool, count: int) -> None:
     """After an upload that was broken off its temporary file is closed."""
-    server = Server([*UPLOAD[:count], DISCONNECT], suspend=suspend)
+    server = Channel([*UPLOAD[:count], DISCONNECT], suspends=suspend)
     assert await run(Ledger(body=mode), server) is None
     assert server.sent == []
 
@@ -224,7 +216,7 @@ async def test_cleanup_after_a_disconnect_within_the_body(mode: Any, suspend: bo
 @pytest.mark.parametrize("place", ["endpoint", "stream"])
 async def test_cleanup_after_a_disconnect_after_the_body(mode: Any, suspend: bool, place: str) -> None:
     """After a disconnect while endpoint or generator wait everything is closed."""
-    server = Server(UPLOAD, suspend=suspend)
+    server = Channel(UPLOAD, suspends=suspend)
 
     async def wait(at: str) -> None:
         if at == place:
@@ -242,7 +234,7 @@ async def test_cleanup_after_a_disconnect_after_the_body(mode: Any, suspend: boo
 async def test_cleanup_after_receive_fails(mode: Any, suspend: bool) -> None:
     """After a server that breaks down in the middle of an upload everything is closed."""
     error = RuntimeError("broken")
-    server = Server(UPLOAD[:2], suspend=suspend)
+    server = Channel(UPLOAD[:2], suspends=suspend)
     receive = server.receive
 
     async def breaks() -> Message:
@@ -262,7 +254,7 @@ async def test_cleanup_of_an_upload_refused_midway_closes_its_file() -> None:
             super().__init__()
             self.limits = Limits(spool_threshold_bytes=16, max_body_bytes=80)
 
-    server = Server(UPLOAD)
+    server = Channel(UPLOAD)
     assert await run(Small(), server) is None
     assert server.status == 413
 
@@ -272,14 +264,14 @@ async def test_cleanup_of_an_upload_refused_midway_closes_its_file() -> None:
 
 async def every_await(
     mode: str,
-    begin: Callable[[Ledger, Server, Steps], Any],
-    act: Callable[[Server], Callable[[], object]],
+    begin: Callable[[Ledger, Channel, Steps], Any],
+    act: Callable[[Channel], Callable[[], object]],
 ) -> int:
     """Run the same request again and again, and act at the first, second, ... suspension until there are no more."""
     number = 0
     while True:
         number += 1
-        handler, server = Ledger(body=mode), Server(UPLOAD, suspend=True)
+        handler, server = Ledger(body=mode), Channel(UPLOAD, suspends=True)
         steps = Steps(number, act(server))
         before = living_tasks(), open_files()
         with anyio.fail_after(5):
@@ -287,7 +279,7 @@ async def every_await(
         assert (living_tasks(), open_files()) == before
         handler.check()
         check_messages(server.sent)
-        if steps.seen < number:
+        if not steps.has_acted:
             check_messages(server.sent, complete=True)
             return number
 
@@ -298,7 +290,7 @@ async def test_cleanup_after_outer_scope_cancelled_at_every_await(mode: str) -> 
     scope = anyio.CancelScope()
     reached: list[int] = []
 
-    async def begin(handler: Ledger, server: Server, steps: Steps) -> None:
+    async def begin(handler: Ledger, server: Channel, steps: Steps) -> None:
         nonlocal scope
         scope = anyio.CancelScope()
         reached.clear()
@@ -306,7 +298,7 @@ async def test_cleanup_after_outer_scope_cancelled_at_every_await(mode: str) -> 
             await steps.run(handler(http_scope(method="POST"), server.receive, server.send))
             await turn(2)
             reached.append(True)
-        assert scope.cancelled_caught is (steps.seen >= steps.number)
+        assert scope.cancelled_caught is (steps.has_acted)
         assert bool(reached) is not scope.cancelled_caught
 
     assert await every_await(mode, begin, lambda server: lambda: scope.cancel()) > 10
@@ -323,7 +315,7 @@ async def test_cleanup_after_native_cancellation_at_every_await(mode: str) -> No
         # As a server does it: not in the context of the request.
         loop.call_soon(lambda: task.cancel(), context=contextvars.Context())
 
-    async def begin(handler: Ledger, server: Server, steps: Steps) -> None:
+    async def begin(handler: Ledger, server: Channel, steps: Steps) -> None:
         nonlocal task
 
         async def app() -> None:
@@ -333,7 +325,7 @@ async def test_cleanup_after_native_cancellation_at_every_await(mode: str) -> No
 
         task = asyncio.create_task(app())
         await asyncio.wait([task])
-        assert task.cancelled() is (steps.seen >= steps.number)
+        assert task.cancelled() is (steps.has_acted)
         if not task.cancelled():
             task.result()
 
@@ -344,7 +336,7 @@ async def test_cleanup_after_native_cancellation_at_every_await(mode: str) -> No
 async def test_cleanup_after_a_disconnect_at_every_await(mode: str) -> None:
     """Wherever the client leaves, everything is closed and the application returns."""
 
-    async def begin(handler: Ledger, server: Server, steps: Steps) -> None:
+    async def begin(handler: Ledger, server: Channel, steps: Steps) -> None:
         await steps.run(handler(http_scope(method="POST"), server.receive, server.send))
 
     assert await every_await(mode, begin, lambda server: server.disconnect) > 10
@@ -355,14 +347,14 @@ async def test_cleanup_after_aclose_at_every_await(mode: str) -> None:
     """Wherever the handler is closed, everything is closed, and what was begun is legal."""
     current: list[Ledger] = []
 
-    async def begin(handler: Ledger, server: Server, steps: Steps) -> None:
+    async def begin(handler: Ledger, server: Channel, steps: Steps) -> None:
         current[:] = [handler]
         async with anyio.create_task_group() as group:
 
             async def close() -> None:
                 await current[0].aclose(0)
 
-            steps._act = lambda: group.start_soon(close)
+            steps.act = lambda: group.start_soon(close)
             # Nobody knows whether a start that was cut short was taken: then the connection is aborted.
             with contextlib.suppress(ResponseStateError):
                 await steps.run(handler(http_scope(method="POST"), server.receive, server.send))
@@ -398,7 +390,7 @@ async def test_cleanup_native_cancellation_during_it_waits_for_its_end(
         if index == 2 and first != "success":
             await anyio.sleep_forever()
 
-    server = Server(UPLOAD, on_send=blocks)
+    server = Channel(UPLOAD, on_send=blocks)
 
     async def app() -> None:
         await handler(http_scope(method="POST"), server.receive, server.send)
@@ -439,7 +431,7 @@ async def test_cleanup_cancelled_by_means_of_asyncio_around_it_waits_for_its_end
             server.disconnect()
             await anyio.sleep_forever()
 
-    server = Server(UPLOAD, on_send=blocks)
+    server = Channel(UPLOAD, on_send=blocks)
 
     async def app() -> None:
         await handler(http_scope(method="POST"), server.receive, server.send)
@@ -547,7 +539,7 @@ async def test_cleanup_that_hangs_is_given_up_and_the_hooks_still_run(caplog: py
             raise OSError("gone")
 
     files: list[SpooledTemporaryFile[bytes]] = []
-    server = Server(UPLOAD, on_send=breaks)
+    server = Channel(UPLOAD, on_send=breaks)
     with anyio.fail_after(5):
         handler = Finishing(endpoint, limits=Limits(close_timeout_seconds=0.02))
         await handler(http_scope(), server.receive, server.send)
@@ -600,7 +592,7 @@ async def test_cleanup_closes_an_iterator_once_also_unread(how: str) -> None:
                 await server.told.wait()
         return StreamingResponse(source, 204 if how == "204" else 200)
 
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5):
         await Changing(endpoint)(http_scope(method="HEAD" if how == "HEAD" else "GET"), server.receive, server.send)
     assert source.closed == 1
@@ -658,8 +650,8 @@ async def test_cleanup_a_generator_that_goes_on_is_logged(caplog: pytest.LogCapt
     assert caplog.records == [] or all("closing" in record.getMessage() for record in caplog.records)
 
 
-async def call_raising(handler: Handler) -> Server:
-    server = Server()
+async def call_raising(handler: Handler) -> Channel:
+    server = Channel()
     with anyio.fail_after(5), pytest.raises(RuntimeError):
         await handler(http_scope(), server.receive, server.send)
     return server
@@ -680,7 +672,7 @@ async def test_cleanup_after_an_exit_of_the_process_closes_everything(kind: Lite
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(source)
 
-    server = Server()
+    server = Channel()
     caught = None
     try:
         await Handler(endpoint)(http_scope(), server.receive, server.send)
@@ -721,7 +713,7 @@ async def test_cleanup_dropped_by_the_loop_closes_the_file(on_disconnect: Any) -
         raise AssertionError("not reached")
 
     before = living_tasks()
-    server = Server(body_messages(b"data"))
+    server = Channel(body_messages(b"data"))
     handler = Handler(endpoint, on_disconnect=on_disconnect)
     with anyio.fail_after(5):
         await dropped_when(handler(http_scope(), server.receive, server.send), lambda: bool(files))
@@ -870,7 +862,7 @@ async def test_cleanup_with_a_native_cancellation_pending_as_it_begins_is_whole(
             task.cancel()
             raise OSError("gone")
 
-    server = Server(on_send=cancels)
+    server = Channel(on_send=cancels)
     with anyio.fail_after(5):
         task = asyncio.create_task(Telling(endpoint)(http_scope(), server.receive, server.send))
         await asyncio.wait([task])

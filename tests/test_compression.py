@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 from codings import CODINGS, MODULES, decode
-from fakes import Channel, body_messages, call, http_scope
-from faults import check_messages
 
 from asgicore import (
     Compression,
@@ -27,6 +25,7 @@ from asgicore import (
     StreamingResponse,
     is_compressible,
 )
+from asgicore.testing import Channel, body_messages, call, check_messages, http_scope
 
 TEXT = b"A line of text that comes again and again.\n" * 100
 GZIP = Compression(encodings=["gzip"])

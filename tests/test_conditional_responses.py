@@ -12,8 +12,6 @@ from typing import Any
 
 import anyio
 import pytest
-from fakes import Channel, call, http_scope
-from faults import check_messages
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +26,7 @@ from asgicore import (
     UsageError,
 )
 from asgicore._conditions import evaluate
+from asgicore.testing import Channel, call, check_messages, http_scope
 
 TAG = '"v1"'
 MOMENT = datetime(2024, 5, 17, 12, 30, 45, tzinfo=UTC)

@@ -30,17 +30,18 @@ from django_site import (
     start,
     wait_for,
 )
-from fakes import DISCONNECT, Channel, Message, http_scope
-from faults import Server, living_tasks, turn
+from faults import turn
 
 from asgicore.django_bridge._cancel import CancelOnce
+from asgicore.testing import DISCONNECT, Channel, Message, http_scope
+from asgicore.testing._living import tasks as living_tasks
 
 pytestmark = backends
 
 
 async def leave(handler: Any, is_waiting: anyio.Event, release: threading.Event | None = None, **scope: Any) -> Any:
     """A request whose client leaves when the view waits; its outcome."""
-    server = Server()
+    server = Channel()
     request = start(run(handler, server, **scope))
     with anyio.fail_after(SECONDS):
         await is_waiting.wait()
@@ -118,7 +119,7 @@ async def test_cancel_arrives_within_a_turn_or_two_of_the_loop() -> None:
             left.set()
         raise AssertionError
 
-    server = Server()
+    server = Channel()
     with site(view):
         request = start(run(OURS(), server))
         with anyio.fail_after(SECONDS):
@@ -144,7 +145,7 @@ async def test_cancel_respects_a_shield_of_anyio() -> None:
         steps.append("never")
         return HttpResponse()
 
-    server = Server()
+    server = Channel()
     with site(view):
         request = start(run(OURS(), server))
         with anyio.fail_after(SECONDS):
@@ -172,7 +173,7 @@ async def test_cancel_respects_a_shield_around_a_scope() -> None:
             steps.append("shielded")
         return HttpResponse(b"nobody")
 
-    server = Server()
+    server = Channel()
     with site(view):
         request = start(run(OURS(), server))
         with anyio.fail_after(SECONDS):
@@ -232,7 +233,7 @@ async def test_cancel_answered_by_an_error_of_the_view_is_quiet(
 
     diary = Diary()
     with site(view), receivers(diary):
-        server = Server()
+        server = Channel()
         request = start(run(OURS(), server, diary))
         with anyio.fail_after(SECONDS):
             await is_waiting.wait()
@@ -291,7 +292,7 @@ async def test_notify_lets_the_view_go_on(kind: str) -> None:
             await go_on.wait()
         return StreamingHttpResponse(parts())
 
-    server = Server()
+    server = Channel()
     with site(view), receivers(diary):
         request = start(run(OURS(on_disconnect="notify"), server, diary))
         with anyio.fail_after(SECONDS):
@@ -406,7 +407,7 @@ async def test_cancel_in_sync_middleware_over_an_async_view_over_a_sync_call(
             diary = Diary()
             with site(layers.view, middleware=[layers.middleware]), receivers(diary):
                 handler = noting(OURS, diary, max_workers=2)
-                server = Server()
+                server = Channel()
                 before = living_tasks()
                 with anyio.fail_after(SECONDS):
                     async with anyio.create_task_group() as group:
@@ -430,7 +431,7 @@ async def test_cancel_in_sync_middleware_over_an_async_view_over_a_sync_call(
                         else:
                             group.cancel_scope.cancel()
                         layers.release.set()
-                    while living_tasks() > before:
+                    while living_tasks() - before:
                         await checkpoint()
                 assert task.cancelled() or task.result() is None
                 workers = handler.workers
@@ -484,7 +485,7 @@ async def test_cancel_of_a_request_that_waits_for_a_thread_never_runs_its_view()
     with site(view):
         handler = OURS(max_workers=1)
         first = start(run(handler, Channel(), path="/first"))
-        server = Server()
+        server = Channel()
         with anyio.fail_after(SECONDS):
             await is_waiting.wait()
             second = start(handler(http_scope(path="/second"), server.receive, server.send))
@@ -572,7 +573,7 @@ async def test_disconnect_and_end_of_the_view_in_the_same_turn() -> None:
             await go_on.wait()
             return HttpResponse(b"whole")
 
-        server = Server()
+        server = Channel()
         with site(view), receivers(diary):
             request = start(run(OURS(), server, diary))
             with anyio.fail_after(SECONDS):

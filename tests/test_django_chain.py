@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from django_site import OURS, STOCK, Diary, ask, backends, receivers, run, site
-from fakes import EMPTY, Channel
 
 from asgicore.django_bridge import _chain
+from asgicore.testing import EMPTY, Channel
 
 pytest.importorskip("django", reason="needs the extra 'django'")
 

@@ -35,11 +35,11 @@ from django_site import (
     site,
     start,
 )
-from fakes import Channel, Message, body_messages, http_scope
-from faults import Server, Steps, turn
+from faults import Steps, turn
 
 from asgicore import _late_scope, django_bridge
 from asgicore.django_bridge import _handler, _quiet
+from asgicore.testing import Channel, Message, body_messages, http_scope
 
 pytestmark = backends
 
@@ -108,7 +108,7 @@ async def test_headers_that_are_none_are_a_400_whatever_the_server_does(headers:
     """Even where the request was refused before anything of it was known, and ``send`` waits."""
     diary = Diary()
     with site(view), receivers(diary):
-        outcome = await run(OURS(), Channel(suspend=suspend), diary, headers=headers)
+        outcome = await run(OURS(), Channel(suspends=suspend), diary, headers=headers)
     assert outcome.raised is None
     assert outcome.status == 400
     assert outcome.is_ended
@@ -123,7 +123,7 @@ async def test_refusal_is_cut_short_by_a_client_that_leaves() -> None:
         is_sending.set()
         await anyio.sleep_forever()
 
-    server = Server(on_send=on_send)
+    server = Channel(on_send=on_send)
     with site(view):
         request = start(run(OURS(), server, headers=3))
         with anyio.fail_after(SECONDS):
@@ -306,7 +306,7 @@ async def test_cancel_where_the_books_of_anyio_cannot_be_read_is_at_once(monkeyp
         raise AssertionError
 
     diary = Diary()
-    server = Server()
+    server = Channel()
     with site(waiting), receivers(diary):
         request = start(run(OURS(), server, diary))
         with anyio.fail_after(SECONDS):

@@ -32,11 +32,10 @@ from django_site import (
     site,
     start,
 )
-from fakes import DISCONNECT, Channel, Message, body_messages, http_scope
-from faults import Server
 
 from asgicore import Request
 from asgicore.django_bridge import ASGIRequest, get_asgi_application
+from asgicore.testing import DISCONNECT, Channel, Message, body_messages, http_scope
 
 pytestmark = backends
 
@@ -364,7 +363,7 @@ async def test_hook_overridden_keeps_what_ours_promises_when_the_client_leaves(h
         raise AssertionError
 
     diary = Diary()
-    server = Server(body_messages(b"some ", b"body"))
+    server = Channel(body_messages(b"some ", b"body"))
     with site(waiting), receivers(diary):
         request = start(run(HOOKS[hook](OURS, [])(), server, diary, method="POST"))
         with anyio.fail_after(SECONDS):
@@ -399,7 +398,7 @@ async def test_hook_listen_for_disconnect_overridden_is_called_beside_a_view_tha
             calls.append("view left")
         raise AssertionError
 
-    server = Server()
+    server = Channel()
     with site(waiting):
         request = start(run(Handler(), server))
         with anyio.fail_after(SECONDS):
@@ -669,7 +668,7 @@ async def test_hook_of_the_engine_is_called_with_django_s_objects() -> None:
         await run(handler, Channel(), diary)
         assert calls == [("ready", ASGIRequest, HttpResponse), ("finished", ASGIRequest, HttpResponse)]
         calls.clear()
-        server = Server()
+        server = Channel()
         request = start(run(handler, server, diary, path="/wait"))
         with anyio.fail_after(SECONDS):
             await entered.wait()

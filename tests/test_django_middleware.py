@@ -25,9 +25,9 @@ from django.urls import path
 from django.utils.decorators import async_only_middleware, sync_and_async_middleware, sync_only_middleware
 from django.utils.deprecation import MiddlewareMixin
 from django_site import OURS, STOCK, Diary, ask, backends, both, handlers, noting, receivers, run, same, site
-from fakes import Channel
 
 from asgicore.django_bridge import get_asgi_application
+from asgicore.testing import Channel
 
 ApplicationCommunicator: Any = testing.ApplicationCommunicator
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")

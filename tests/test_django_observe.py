@@ -13,11 +13,10 @@ from anyio.lowlevel import checkpoint
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django_site import OURS, ask, backends, run, site
-from fakes import DISCONNECT, Channel, body_messages, http_scope
-from faults import Server
 
 from asgicore import BodyTooLargeError, Handler, HTTPError, MalformedRequestError, Observer, Outcome, Request, Response
 from asgicore.django_bridge import ASGIRequest
+from asgicore.testing import DISCONNECT, Channel, body_messages, http_scope
 from asgicore.types import Scope
 
 pytestmark = backends
@@ -139,7 +138,7 @@ async def test_observer_of_a_request_that_breaks_the_engine_has_no_response() ->
 
 async def test_observer_of_a_client_that_leaves_a_view_is_told() -> None:
     """As under the engine alone."""
-    server = Server()
+    server = Channel()
 
     async def waits(request: HttpRequest) -> HttpResponse:
         server.disconnect()

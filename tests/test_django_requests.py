@@ -31,11 +31,13 @@ from django_site import (
     site,
     start,
 )
-from fakes import EMPTY, Channel, Message, body_messages, http_scope
-from faults import Server, check_messages, linear_time, open_files
+from faults import linear_time
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+
+from asgicore.testing import EMPTY, Channel, Message, body_messages, check_messages, http_scope
+from asgicore.testing._living import descriptors as open_files
 
 MiB = 2**20
 
@@ -728,7 +730,7 @@ async def test_request_body_that_stalls_is_408(monkeypatch: pytest.MonkeyPatch) 
 
     diary = Diary()
     with site(lambda request: HttpResponse()), receivers(diary):
-        request = start(run(Handler(), Server(body_messages(b"x", b"y")[:1]), diary, method="POST"))
+        request = start(run(Handler(), Channel(body_messages(b"x", b"y")[:1]), diary, method="POST"))
         with anyio.fail_after(SECONDS):
             outcome = await request
     assert OURS.request_class.body_receive_timeout == 60

@@ -21,13 +21,12 @@ from django.http import (
 from django.template import engines
 from django.template.response import TemplateResponse
 from django_site import OURS, STOCK, Diary, ask, backends, both, noting, receivers, run, same, site
-from fakes import Channel
-from faults import check_messages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asgicore import ContentLengthError
 from asgicore.errors import InvalidHeaderError
+from asgicore.testing import Channel, check_messages
 
 pytestmark = backends
 
@@ -210,6 +209,7 @@ class AsyncCounted:
 BODILESS = [("HEAD", 200), ("GET", 204), ("GET", 304), ("HEAD", 404), ("GET", 101), ("GET", 103)]
 
 
+@pytest.mark.filterwarnings("ignore:.*status-interim")  # what Django lets a view do
 @pytest.mark.parametrize(("method", "status"), BODILESS)
 @pytest.mark.parametrize("kind", ["whole", "declared", "sync stream", "async stream", "file"])
 async def test_response_that_may_have_no_body_has_none(method: str, status: int, kind: str, tmp_path: Any) -> None:

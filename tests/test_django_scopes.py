@@ -20,11 +20,10 @@ from django.core.asgi import get_asgi_application as stock_get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django_site import OURS, SECONDS, STOCK, ask, backends, handlers, site
-from fakes import Channel, http_scope
-from faults import garbage_of
 
 from asgicore import django_bridge
 from asgicore.django_bridge import ASGIHandler, get_asgi_application
+from asgicore.testing import Channel, LeakGuard, http_scope
 
 
 def view(request: HttpRequest) -> HttpResponse:
@@ -325,16 +324,10 @@ async def test_requests_leave_no_garbage_of_ours() -> None:
     with site(async_view):
         handler = OURS()
         await ask(handler)
-        gc.collect()
-        gc.disable()
-        try:
+        async with LeakGuard(cycles=["asgicore"]):
             for _ in range(50):
                 channel = Channel()
                 await handler(http_scope(), channel.receive, channel.send)
-            modules = [name for name in sys.modules if name == "asgicore" or name.startswith("asgicore.")]
-            assert garbage_of(*modules) == []
-        finally:
-            gc.enable()
 
 
 def test_handler_that_is_dropped_is_collected() -> None:

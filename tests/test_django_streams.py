@@ -34,10 +34,10 @@ from django_site import (
     start,
     wait_for,
 )
-from fakes import Channel, Message
-from faults import Server, open_files
 
 from asgicore import ContentLengthError
+from asgicore.testing import Channel, Message
+from asgicore.testing._living import descriptors as open_files
 
 pytestmark = backends
 
@@ -163,7 +163,7 @@ async def test_stream_of_a_generator_is_closed_when_the_client_leaves(where: str
             is_waiting.set()
             await anyio.sleep_forever()
 
-    server = Server(on_send=on_send)
+    server = Channel(on_send=on_send)
     with site(returning(lambda: StreamingHttpResponse(parts()))), receivers(diary):
         handler = OURS()
         request = start(run(handler, server, diary))
@@ -433,7 +433,7 @@ async def test_stream_of_an_async_generator_is_closed_in_its_task_before_the_app
             witness.is_waiting.set()
             await anyio.sleep_forever()
 
-    server = Server(on_send=on_send)
+    server = Channel(on_send=on_send)
     with site(returning(lambda: StreamingHttpResponse(witness.generate(waits_after)), is_async)):
         request = start(run(OURS(), server))
         with anyio.fail_after(SECONDS):
@@ -472,7 +472,7 @@ async def test_stream_of_an_async_generator_gives_the_thread_back() -> None:
     def middleware(get_response: Any) -> Any:
         return lambda request: get_response(request)
 
-    server = Server()
+    server = Channel()
     diary = Diary()
     with site(returning(lambda: StreamingHttpResponse(witness.generate(2))), middleware=[middleware]):
         handler = noting(OURS, diary, max_workers=1)
@@ -490,7 +490,7 @@ async def test_stream_of_an_async_generator_gives_the_thread_back() -> None:
 async def test_stream_of_an_async_generator_with_receivers_of_the_site_keeps_its_thread() -> None:
     """Where somebody else's receivers are connected, what they keep in the thread stays theirs to the end."""
     witness = Witness()
-    server = Server()
+    server = Channel()
     diary = Diary()
     with site(returning(lambda: StreamingHttpResponse(witness.generate(2)), False)), receivers(diary):
         handler = noting(OURS, diary)
@@ -674,7 +674,7 @@ async def test_file_is_closed_when_the_client_leaves(exit_: str, path: Path) -> 
             is_sending.set()
             await anyio.sleep_forever()
 
-    server = Server(on_send=on_send)
+    server = Channel(on_send=on_send)
     with site(returning(lambda: FileResponse(path.open("rb")))), receivers(diary):
         request = start(run(OURS(), server, diary))
         with anyio.fail_after(SECONDS):

@@ -21,7 +21,9 @@ from typing import Any
 
 import anyio
 import pytest
-from faults import garbage_of, on_asyncio, turn
+from faults import on_asyncio, turn
+
+from asgicore.testing._living import collect_cycles
 
 if importlib.util.find_spec("django") is None:
     pytest.skip("needs Django", allow_module_level=True)
@@ -1026,7 +1028,7 @@ async def test_jobs_leave_no_cycle(how: str) -> None:
         # A thread may be about to let go of the last job; a cycle that each job makes is there every time.
         for _ in range(3):
             await requests(100)
-            if not (found := garbage_of(__name__)):
+            if not (found := collect_cycles([__name__])):
                 break
         assert found == []
     finally:

@@ -21,7 +21,6 @@ from typing import Any
 
 import anyio
 import pytest
-from fakes import EMPTY, body_messages, call
 
 import asgicore
 from asgicore import (
@@ -38,6 +37,7 @@ from asgicore import (
     errors,
 )
 from asgicore._hooks import Hooks
+from asgicore.testing import EMPTY, body_messages, call
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from clocks import Beats, Clock
 from codings import CODINGS, decode, new_decoder
-from fakes import Channel, Message, call, http_scope
-from faults import check_messages, turn
+from faults import turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stream_scopes import Source, holding
@@ -32,6 +31,7 @@ from asgicore import (
     ThreadsBusyError,
     _encoded,
 )
+from asgicore.testing import Channel, Message, call, check_messages, http_scope
 
 SECONDS = 5
 GZIP = Compression(encodings=["gzip"])

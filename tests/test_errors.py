@@ -6,7 +6,6 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from fakes import call
 
 import asgicore
 from asgicore import (
@@ -35,6 +34,7 @@ from asgicore import (
     errors,
 )
 from asgicore.errors import is_status
+from asgicore.testing import call
 
 TREE: list[tuple[type[Exception], tuple[type[Exception], ...], int]] = [
     (AsgicoreError, (Exception,), 500),

@@ -13,8 +13,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 from clocks import turn_time
 from event_streams import EventSource, Received
-from fakes import Channel, Message, call, http_scope
-from faults import check_messages, living_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sse import TEXTS, events, lines
@@ -30,6 +28,8 @@ from asgicore import (
     ServerSentEvent,
 )
 from asgicore._events import _produce
+from asgicore.testing import Channel, Message, call, check_messages, http_scope
+from asgicore.testing._living import tasks as living_tasks
 
 
 def endpoint_of(response: Response) -> Handler:

@@ -15,8 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
-from fakes import Channel, Message, call, http_scope
-from faults import Server, check_messages, turn
+from faults import turn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +33,7 @@ from asgicore import (
 )
 from asgicore._extensions import build_server_timing, encode_trailer_names, encode_trailers, find_tls
 from asgicore._writer import Writer
+from asgicore.testing import Channel, Message, call, check_messages, http_scope
 
 DEBUG = "http.response.debug"
 HINT = "http.response.early_hint"
@@ -58,7 +58,7 @@ def types(channel: Channel) -> list[str]:
 
 def checked(channel: Channel, *offered: str, method: str = "GET") -> Channel:
     """The channel, whose messages are one whole and legal response."""
-    check_messages(channel.sent, method=method, complete=True, offered=offered)
+    check_messages(channel.sent, method=method, complete=True, extensions=offered)
     return channel
 
 
@@ -133,7 +133,7 @@ async def test_trailers_where_offered_follow_the_body(make: Callable[[], Respons
 
         return later() if is_async else {"X-Checksum": "17"}
 
-    server = Server()
+    server = Channel()
     await serve(respond(partial(trailing, make, compute)), server, TRAILERS)
     checked(server, TRAILERS)
     start, *bodies, last = server.sent
@@ -147,7 +147,7 @@ async def test_trailers_where_offered_follow_the_body(make: Callable[[], Respons
 @pytest.mark.parametrize(("name", "value"), [("etag", '"1"'), ("accept-ranges", "bytes"), ("server-timing", "db")])
 async def test_trailers_with_a_field_that_may_come_late_are_sent(name: str, value: str) -> None:
     """RFC 9110 sections 8.8.3 and 14.3, and Server Timing section 3."""
-    server = Server()
+    server = Channel()
     await serve(respond(partial(trailing, stream, lambda: {name: value}, name)), server, TRAILERS)
     assert checked(server, TRAILERS).sent[-1]["headers"] == [(name.encode(), value.encode())]
 
@@ -261,10 +261,10 @@ async def test_trailers_that_fail_abort_the_response(
     done: list[str] = []
     response = trailing(make, compute)
     response.background = lambda: done.append("background")
-    server = Server()
+    server = Channel()
     with pytest.raises(error):
         await serve(respond(lambda: response), server, TRAILERS)
-    check_messages(server.sent, complete=False, offered=[TRAILERS])
+    check_messages(server.sent, complete=False, extensions=[TRAILERS])
     assert types(server)[-1] == "body"
     assert server.sent[-1]["more_body"] is False
     assert not done
@@ -279,7 +279,7 @@ async def test_trailers_come_before_background_work() -> None:
         response.background = lambda: seen.append(types(server))
         return response
 
-    server = Server()
+    server = Channel()
     await serve(respond(build), server, TRAILERS)
     assert seen == [["start", "body", "trailers"]]
 
@@ -304,10 +304,10 @@ async def test_disconnect_at_any_message_of_a_response_with_trailers_is_quiet(
 
     response = trailing(make, dict)
     response.background = work
-    server = Server(tells=tells, on_send=leave)
+    server = Channel(tells=tells, on_send=leave)
     await serve(respond(lambda: response), server, TRAILERS)
     is_whole = not server.has_left
-    check_messages(server.sent, complete=is_whole or None, offered=[TRAILERS])
+    check_messages(server.sent, complete=is_whole or None, extensions=[TRAILERS])
     assert "trailers" in types(server) or not is_whole
     assert server.sends == len(server.sent) + (not is_whole)
     assert ran == (["background"] if is_whole else [])
@@ -328,7 +328,7 @@ async def test_disconnect_between_body_and_trailers_cancels_the_computation(capl
             ended.append("cancelled")
         raise AssertionError("not reached")
 
-    server = Server()
+    server = Channel()
     await serve(respond(partial(trailing, stream, compute)), server, TRAILERS)
     assert ended == ["cancelled"]
     assert types(server)[-1] == "body"
@@ -343,7 +343,7 @@ async def test_aclose_between_body_and_trailers_ends_the_response_without_them()
         await anyio.sleep_forever()
         raise AssertionError("not reached")
 
-    server, computing = Server(), anyio.Event()
+    server, computing = Channel(), anyio.Event()
     handler = respond(partial(trailing, whole, compute))
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -362,7 +362,7 @@ async def test_aclose_within_a_stream_with_trailers_ends_it_without_them() -> No
         waiting.set()
         await anyio.sleep_forever()
 
-    server, waiting = Server(), anyio.Event()
+    server, waiting = Channel(), anyio.Event()
     handler = respond(lambda: trailing(lambda: StreamingResponse(endless()), lambda: 1 / 0))
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -732,9 +732,9 @@ async def test_disconnect_at_any_message_of_a_file_is_quiet(
 
     parts = Parts()
     response = make(file, parts)
-    server = Server(on_send=leave)
+    server = Channel(on_send=leave)
     await serve(respond(lambda: response), server, extension)
-    check_messages(server.sent, complete=not failed, offered=[extension])
+    check_messages(server.sent, complete=not failed, extensions=[extension])
     assert server.sends == len(server.sent) + len(failed)
     assert parts.closed == 1
     assert not caplog.records
@@ -864,7 +864,7 @@ async def test_hints_after_the_end_of_the_request_are_left_out() -> None:
 async def test_hints_after_a_request_without_response_are_left_out(how: str) -> None:
     """Also where no response was started, and something still holds what belongs to the request."""
     kept: list[Any] = []
-    server, waiting = Server(), anyio.Event()
+    server, waiting = Channel(), anyio.Event()
 
     async def endpoint(request: Request) -> Response:
         kept.append(request)
@@ -892,7 +892,7 @@ async def test_hints_after_a_request_without_response_are_left_out(how: str) -> 
 async def test_hints_to_a_client_that_left_raise_and_cost_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """A failing send is the disconnect; a response after it is not sent."""
     caplog.set_level(logging.INFO, "asgicore")
-    server = Server(tells="raise")
+    server = Channel(tells="raise")
 
     async def endpoint(request: Request) -> Response:
         server.disconnect()

@@ -15,11 +15,11 @@ from typing import Any
 import anyio
 import pytest
 from clocks import Beats, Clock
-from fakes import EMPTY, Message, http_scope
-from faults import Server, turn
+from faults import turn
 
 from asgicore import Handler, Limits, Request, Response, StreamingResponse, _receiver, _writer
 from asgicore._spool import Spool
+from asgicore.testing import EMPTY, Channel, Message, http_scope
 from asgicore.types import Receive, Send
 
 STALL_SECONDS = 0.005
@@ -240,7 +240,7 @@ async def test_fairness_send_response_of_a_subclass_lets_others_run(clock: Clock
 
 async def test_fairness_endless_messages_after_the_body_let_others_run(clock: Clock) -> None:
     """A server that repeats http.request without end takes one turn for each."""
-    server = Server(repeat(EMPTY))
+    server = Channel(repeat(EMPTY))
 
     async def receive() -> Message:
         clock.work(MESSAGE_SECONDS)
@@ -301,7 +301,7 @@ async def test_fairness_slow_server_is_not_run_ahead_of() -> None:
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(parts())
 
-    server = Server(on_send=slow)
+    server = Channel(on_send=slow)
     with anyio.fail_after(30):
         await Handler(endpoint)(http_scope(), server.receive, server.send)
     assert produced == 50

@@ -20,8 +20,7 @@ from typing import Any
 
 import anyio
 import pytest
-from fakes import Channel, call, http_scope
-from faults import Server, check_messages, dropped_at, dropped_when, on_asyncio
+from faults import dropped_at, dropped_when, on_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +40,7 @@ from asgicore import (
     _file_response,
     _spool,
 )
+from asgicore.testing import Channel, call, check_messages, http_scope
 
 module: Any = _file_response
 
@@ -996,7 +996,7 @@ async def test_client_that_leaves_has_the_file_closed(
         if index == at:
             server.disconnect()
 
-    server = Server(tells=tells, suspend=True, on_send=on_send)
+    server = Channel(tells=tells, suspends=True, on_send=on_send)
     with anyio.fail_after(5):
         await serve(big)(http_scope(headers=fields), server.receive, server.send)
     check_messages(server.sent, complete=False)
@@ -1088,7 +1088,7 @@ async def test_request_that_is_thrown_away_wherever_it_waits_closes_the_file(
     with anyio.fail_after(20):
         while is_under_way:
             number += 1
-            channel = Channel(suspend=number % 2 == 0)
+            channel = Channel(suspends=number % 2 == 0)
             is_under_way = await dropped_at(app(scope, channel.receive, channel.send), number)
             while open_below(big.parent):  # until the thread that is at the file is done
                 await anyio.lowlevel.checkpoint()
@@ -1194,7 +1194,7 @@ class Offering(Channel):
         await super().send(message)
 
     @property
-    def told(self) -> list[str]:
+    def kinds(self) -> list[str]:
         return [message.get("told", "body") for message in self.sent[1:]]
 
 
@@ -1224,7 +1224,7 @@ async def test_server_that_sends_files_is_told_to(
 ) -> None:
     """Whole files by their path, parts by their place; the same bytes as without."""
     channel = await offered(serve(path), *names, headers=fields)
-    assert channel.told == told
+    assert channel.kinds == told
     alone = await get(path, *fields)
     boundary = re.compile(rb"[0-9a-f]{32}")
     assert boundary.sub(b"", channel.body) == boundary.sub(b"", alone.body)
@@ -1236,7 +1236,7 @@ async def test_server_that_sends_files_gets_no_body_for_head_and_304(path: Path,
     """RFC 9110 sections 9.3.2 and 15.4.5."""
     for scope in ({"method": "HEAD"}, {"headers": [(b"if-none-match", b"*")]}):
         channel = await offered(serve(path), *names, **scope)
-        assert channel.told == ["body"]
+        assert channel.kinds == ["body"]
         assert channel.body == b""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import tempfile
@@ -16,8 +15,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from clocks import Beats, Clock
-from fakes import DISCONNECT, Message, body_messages
-from faults import Server, garbage_of, linear_time, living_tasks, on_trio, open_files, turn
+from faults import linear_time, on_trio, turn
 from forms import BOUNDARY, URLENCODED, cut, cut_at, form_scope, multipart, needs_multipart, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +36,9 @@ from asgicore import (
 )
 from asgicore._form_data import PartParser
 from asgicore._spool import Spool
+from asgicore.testing import DISCONNECT, Channel, LeakGuard, Message, body_messages
+from asgicore.testing._living import descriptors as open_files
+from asgicore.testing._living import tasks as living_tasks
 
 FILE = bytes(range(256)) * 600
 MULTIPART = b"multipart/form-data; boundary=" + BOUNDARY
@@ -63,7 +64,7 @@ def serve(request: pytest.FixtureRequest) -> Callable[..., Any]:
         content_type: bytes = MULTIPART,
         size: int = 10_000,
         **limits: Any,
-    ) -> Server:
+    ) -> Channel:
         async def endpoint(request: Request) -> Response:
             return Response(look(await request.form()))
 
@@ -89,8 +90,8 @@ async def run(
     content_type: bytes = MULTIPART,
     on_disconnect: Any = "cancel",
     **limits: Any,
-) -> Server:
-    server = Server(messages)
+) -> Channel:
+    server = Channel(messages)
     handler = Handler(endpoint, body=mode, on_disconnect=on_disconnect, limits=Limits(**limits))
     with anyio.fail_after(20):
         await handler(form_scope(content_type), server.receive, server.send)
@@ -326,7 +327,7 @@ async def test_form_of_a_body_that_is_kept_is_not_written_again(monkeypatch: pyt
         write(self, parts)
 
     monkeypatch.setattr(Spool, "write", noticed)
-    open_: list[int | None] = []
+    open_: list[set[Any]] = []
 
     async def endpoint(request: Request) -> Response:
         form = await request.form()
@@ -339,14 +340,14 @@ async def test_form_of_a_body_that_is_kept_is_not_written_again(monkeypatch: pyt
     before = open_files()
     await run(endpoint, cut(FORM, 9000), spool_threshold_bytes=100)
     assert sum(written) == len(FORM)
-    if before is not None:
-        assert open_ == [before + 1]
+    if before:  # as far as the system tells
+        assert [len(files - before) for files in open_] == [1]
 
 
 @needs_multipart
 async def test_form_in_stream_mode_writes_files_alone_into_one_file() -> None:
     """However many files come, they are in one temporary file; what is no file is not on the disk."""
-    open_: list[int | None] = []
+    open_: list[set[Any]] = []
     sizes = []
 
     async def endpoint(request: Request) -> Response:
@@ -365,8 +366,8 @@ async def test_form_in_stream_mode_writes_files_alone_into_one_file() -> None:
     server = await run(endpoint, cut(body, 9000), mode="stream", spool_threshold_bytes=100)
     assert server.status == 200
     assert sizes == [100_000]
-    if before is not None:
-        assert open_ == [before + 1]
+    if before:  # as far as the system tells
+        assert [len(files - before) for files in open_] == [1]
 
 
 @needs_multipart
@@ -731,15 +732,10 @@ async def test_form_leaves_nothing_to_the_collector(mode: str) -> None:
     modules = [f"asgicore.{name}" for name in ("_form", "_form_data", "_parts", "_uploads", "_request", "_body")]
     for each in (endpoint, parts):
         for _ in range(2):
-            gc.collect()
-            gc.disable()
-            try:
+            # trio leaves cycles of its own, which hold some of ours.
+            async with LeakGuard(cycles=[] if on_trio() else modules):
                 await run(each, MESSAGES, mode=mode, spool_threshold_bytes=1000)
                 await turn(3)
-                left = garbage_of(*modules)
-            finally:
-                gc.enable()
-        assert on_trio() or not left
 
 
 # --- memory ----------------------------------------------------------------------------------------------
@@ -806,7 +802,7 @@ async def test_form_that_is_here_lets_others_run(mode: Any, clock: Clock, monkey
     async def endpoint(request: Request) -> Response:
         return Response(str(len(await request.form())))
 
-    server = Server(body_messages(multipart(*[part("a", b"x")] * 1000)))
+    server = Channel(body_messages(multipart(*[part("a", b"x")] * 1000)))
     beats = Beats(clock)
     handler = Handler(endpoint, body=mode)
     await beats.during(lambda: handler(form_scope(), server.receive, server.send))

@@ -13,8 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from clocks import turn_time
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, living_tasks, on_trio, spawned, turn
+from faults import on_trio, spawned, turn
 
 import asgicore._watch
 from asgicore import (
@@ -34,6 +33,8 @@ from asgicore import (
     ServerProtocolError,
     StreamingResponse,
 )
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, call, check_messages, http_scope
+from asgicore.testing._living import tasks as living_tasks
 
 
 async def hello(request: Request) -> Response:
@@ -227,7 +228,7 @@ async def test_handler_notify_mode_enters_no_cancel_scope(monkeypatch: pytest.Mo
         entered.append(self)
         return enter(self)
 
-    server = Server()
+    server = Channel()
 
     async def endpoint(request: Request) -> Response:
         assert not request.is_disconnected
@@ -288,7 +289,7 @@ async def test_handler_enters_a_cancel_scope_where_it_may_have_to_cancel(
 
 async def test_handler_notify_mode_stream_goes_on_after_the_client_left() -> None:
     """In notify mode nothing is cancelled while a response streams, either."""
-    server = Server()
+    server = Channel()
 
     async def parts(request: Request) -> AsyncIterator[bytes]:
         server.disconnect()
@@ -379,7 +380,7 @@ async def test_handler_debug_slow_first_step_is_reported(
 @pytest.mark.parametrize("mode", ["spool", "stream"])
 async def test_handler_debug_serves_cancels_and_fails_alike(mode: Any) -> None:
     """Debug mode changes what is reported, not what is served."""
-    server = Server(body_messages(b"a", b"b"), suspend=True)
+    server = Channel(body_messages(b"a", b"b"), suspends=True)
     with anyio.fail_after(5):
         await Handler(echo, debug=True, body=mode)(http_scope(), server.receive, server.send)
     assert server.body == b"ab"
@@ -393,7 +394,7 @@ async def test_handler_debug_serves_cancels_and_fails_alike(mode: Any) -> None:
         raise AssertionError("not reached")
 
     cancelled: list[bool] = []
-    gone = Server()
+    gone = Channel()
     with anyio.fail_after(5):
         await Handler(waits, debug=True, body=mode)(http_scope(), gone.receive, gone.send)
     assert cancelled == [True]
@@ -433,7 +434,7 @@ async def test_handler_endpoint_that_waits_has_one_listener(has_scope: bool) -> 
 
     async def endpoint(request: Request) -> Response:
         await turn(3)
-        beside.append(living_tasks() - before)
+        beside.append(len(living_tasks() - before))
         return Response()
 
     async def receive() -> Message:
@@ -468,7 +469,7 @@ async def test_handler_context_set_in_the_endpoint_is_visible_to_the_caller() ->
         tasks.append(anyio.get_current_task().id)
         return Response()
 
-    channel = Channel(suspend=True)
+    channel = Channel(suspends=True)
     await Handler(endpoint)(http_scope(), channel.receive, channel.send)
     assert (variable.get(), other.get()) == ("early", "late")
     assert tasks == [anyio.get_current_task().id]
@@ -772,7 +773,7 @@ async def test_handler_send_fails_otherwise_raises_unchanged() -> None:
     async def breaks(index: int, message: Message) -> None:
         raise error
 
-    server = Server(on_send=breaks)
+    server = Channel(on_send=breaks)
     with pytest.raises(RuntimeError) as caught:
         await Handler(hello)(http_scope(), server.receive, server.send)
     assert caught.value is error
@@ -1135,7 +1136,7 @@ async def test_handler_background_runs_after_the_last_send_returned() -> None:
 @pytest.mark.parametrize("streams", [False, True], ids=["bytes", "stream"])
 async def test_handler_background_is_not_cancelled_by_a_disconnect(streams: bool) -> None:
     """A client that leaves right after the final byte, or during the work, cuts nothing short."""
-    server = Server()
+    server = Channel()
     done = []
 
     async def background() -> None:
@@ -1173,7 +1174,7 @@ async def test_handler_background_fails_is_logged_and_the_response_stands(caplog
 async def test_handler_background_of_an_aborted_response_does_not_run(how: str) -> None:
     """Background work belongs to a response that was sent to its end."""
     ran = []
-    server = Server()
+    server = Channel()
 
     async def background() -> None:
         ran.append(True)
@@ -1194,7 +1195,7 @@ async def test_handler_background_of_an_aborted_response_does_not_run(how: str) 
         headers = {"content-length": "9"} if how == "refused length" else None
         return StreamingResponse(parts(), headers=headers, background=background)
 
-    server = Server(on_send=breaks)
+    server = Channel(on_send=breaks)
     with anyio.fail_after(5):
         try:
             await Handler(endpoint)(http_scope(), server.receive, server.send)
@@ -1243,7 +1244,7 @@ class Running:
         self._group = group
         self.raised: list[Exception] = []
 
-    async def start(self, server: Server) -> None:
+    async def start(self, server: Channel) -> None:
         async def run() -> None:
             try:
                 await self._handler(http_scope(), server.receive, server.send)
@@ -1269,7 +1270,7 @@ async def test_handler_aclose_waits_for_requests_that_end_in_time() -> None:
         return Response(b"done")
 
     handler = Handler(endpoint)
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             await Running(handler, group).start(server)
@@ -1296,7 +1297,7 @@ async def test_handler_aclose_ends_streams_cleanly() -> None:
         return StreamingResponse(parts())
 
     handler = Handler(endpoint)
-    servers = [Server() for _ in range(3)]
+    servers = [Channel() for _ in range(3)]
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             running = Running(handler, group)
@@ -1317,7 +1318,7 @@ async def test_handler_aclose_answers_waiting_endpoints_with_503() -> None:
         raise AssertionError("not reached")
 
     handler = Handler(endpoint)
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             await Running(handler, group).start(server)
@@ -1338,7 +1339,7 @@ async def test_handler_aclose_aborts_a_response_of_declared_length() -> None:
         return StreamingResponse(parts(), headers={"content-length": "2"})
 
     handler = Handler(endpoint)
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             running = Running(handler, group)
@@ -1360,7 +1361,7 @@ async def test_handler_aclose_while_the_start_is_being_sent_stays_legal() -> Non
         return StreamingResponse(Parts(b"a"))
 
     handler = Handler(endpoint)
-    server = Server(on_send=blocks)
+    server = Channel(on_send=blocks)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             await Running(handler, group).start(server)
@@ -1385,7 +1386,7 @@ async def test_handler_aclose_while_the_end_is_being_sent_runs_background_only_a
         return Response(b"x", background=background)
 
     handler = Handler(endpoint)
-    server = Server(on_send=blocks)
+    server = Channel(on_send=blocks)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             await Running(handler, group).start(server)
@@ -1405,7 +1406,7 @@ async def test_handler_aclose_in_notify_mode_cancels_nothing() -> None:
         return Response(b"done")
 
     handler = Handler(endpoint, on_disconnect="notify")
-    server = Server()
+    server = Channel()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             await Running(handler, group).start(server)
@@ -1423,7 +1424,7 @@ async def test_handler_send_timeout_aborts_the_response(caplog: pytest.LogCaptur
         if index == 1:
             await anyio.sleep_forever()
 
-    server = Server(on_send=blocks)
+    server = Channel(on_send=blocks)
     with anyio.fail_after(5):
         await Handler(hello, limits=Limits(send_timeout_seconds=0.02))(http_scope(), server.receive, server.send)
     assert server.sends == 2
@@ -1464,7 +1465,7 @@ async def test_handler_disconnect_in_stream_mode_raises_in_the_endpoint() -> Non
 
 async def test_handler_is_reentrant_for_requests_at_once() -> None:
     """One handler serves many requests at once, each with its own body and answer."""
-    servers = [Server(body_messages(b"%d" % number), suspend=True) for number in range(50)]
+    servers = [Channel(body_messages(b"%d" % number), suspends=True) for number in range(50)]
     handler = Handler(echo)
     async with anyio.create_task_group() as group:
         for server in servers:

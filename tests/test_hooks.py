@@ -11,8 +11,6 @@ from typing import Any, Literal
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages
 
 from asgicore import (
     Body,
@@ -25,6 +23,7 @@ from asgicore import (
     Response,
     StreamingResponse,
 )
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, call, check_messages, http_scope
 from asgicore.types import Receive, Scope, Send
 
 
@@ -183,7 +182,7 @@ async def test_run_get_response_overridden_by_super_surrounds_the_endpoint() -> 
 
 async def test_run_get_response_overridden_is_cancelled_by_a_disconnect() -> None:
     """The watch covers a run_get_response() of one's own."""
-    server = Server()
+    server = Channel()
     cancelled = []
 
     class Framework(Handler):
@@ -244,7 +243,7 @@ async def test_listen_for_disconnect_overridden_deaf_lets_the_endpoint_finish() 
             finally:
                 ended.append(True)
 
-    server = Server()
+    server = Channel()
 
     async def endpoint(request: Request) -> Response:
         server.disconnect()
@@ -267,7 +266,7 @@ async def test_listen_for_disconnect_overridden_by_super_listens() -> None:
             await super().listen_for_disconnect(receive)
             heard.append(True)
 
-    server = Server()
+    server = Channel()
 
     async def endpoint(request: Request) -> Response:
         server.disconnect()
@@ -507,7 +506,7 @@ async def test_response_ready_fails_gives_500_and_closes_the_response() -> None:
 async def test_response_ready_cancelled_by_a_disconnect_closes_the_response() -> None:
     """A response whose response_ready() is cut short is closed, too."""
     stream = Closing()
-    server = Server()
+    server = Channel()
 
     class Waiting(Handler):
         async def response_ready(self, request: Any, response: Response) -> None:
@@ -538,7 +537,7 @@ class Telling(Handler):
 @pytest.mark.parametrize("phase", ["body", "handler", "response"])
 async def test_client_left_overridden_is_told_the_phase(phase: str) -> None:
     """client_left() is called once, with what was under way, before request_finished()."""
-    server = Server(body_messages(b"a", b"b")[: 1 if phase == "body" else 2])
+    server = Channel(body_messages(b"a", b"b")[: 1 if phase == "body" else 2])
 
     async def waiting() -> AsyncIterator[bytes]:
         yield b"a"
@@ -585,7 +584,7 @@ async def test_client_left_after_a_whole_response_is_not_called() -> None:
 
 async def test_client_left_in_notify_mode_is_called() -> None:
     """A client that left is told also where nothing is cancelled."""
-    server = Server(tells="raise")
+    server = Channel(tells="raise")
 
     async def endpoint(request: Request) -> Response:
         server.disconnect()

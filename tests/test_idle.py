@@ -15,11 +15,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from clocks import turn_time, turn_time_on_asyncio
 from conftest import BACKENDS
-from fakes import DISCONNECT, EMPTY, Message
 
 from asgicore import Body, BodyTimeoutError, Limits
 from asgicore._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from asgicore._watch import resume, timed
+from asgicore.testing import DISCONNECT, EMPTY, Message
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 

@@ -12,10 +12,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
-from fakes import Channel, http_scope
 
 from asgicore import Handler, Request, Response, _late_scope
 from asgicore._late_scope import EARLY, ScopeAround, innermost_scope
+from asgicore.testing import Channel, http_scope
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 

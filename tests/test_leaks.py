@@ -12,8 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, EMPTY, Message, body_messages, http_scope
-from faults import Server, check_messages, living_tasks, on_asyncio, on_trio, open_files, turn
+from faults import on_asyncio, on_trio, turn
 
 from asgicore import (
     EventSourceResponse,
@@ -26,6 +25,9 @@ from asgicore import (
     StreamingResponse,
     Threads,
 )
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, check_messages, http_scope
+from asgicore.testing._living import descriptors as open_files
+from asgicore.testing._living import tasks as living_tasks
 from asgicore.wsgi_bridge import WSGIHandler
 
 
@@ -259,7 +261,7 @@ async def test_leaks_no_file_thread_or_task_after_a_mixed_run(caplog: pytest.Log
         messages = body_messages(*parts)
         if dice.random() < 0.3:
             messages = [*messages[: dice.randrange(len(messages))], DISCONNECT]
-        server = Server(messages, suspend=dice.random() < 0.7, tells=dice.choice(["event", "raise", "both"]))
+        server = Channel(messages, suspends=dice.random() < 0.7, tells=dice.choice(["event", "raise", "both"]))
         leaves_at = dice.randrange(12)
         async with anyio.create_task_group() as group:
 
@@ -318,7 +320,7 @@ async def test_leaks_nothing_after_random_disconnects(spec: str, caplog: pytest.
             ended += 1
 
     async def request() -> None:
-        server = Server(body_messages(b"a", b"b"), suspend=dice.random() < 0.5)
+        server = Channel(body_messages(b"a", b"b"), suspends=dice.random() < 0.5)
         async with anyio.create_task_group() as group:
             group.start_soon(handlers[dice.randrange(2)], scope, server.receive, server.send)
             await turn(dice.randrange(15))
@@ -382,7 +384,7 @@ async def test_leaks_nothing_of_threads_after_random_disconnects(kind: str, capl
         handler = Handler(endpoint if kind == "endpoint" else iterator, threads=threads)
 
     async def request() -> None:
-        server = Server(body_messages(b"a", b"b"), suspend=dice.random() < 0.5, tells=dice.choice(["event", "both"]))
+        server = Channel(body_messages(b"a", b"b"), suspends=dice.random() < 0.5, tells=dice.choice(["event", "both"]))
         async with anyio.create_task_group() as group:
             group.start_soon(handler, http_scope(method="POST"), server.receive, server.send)
             await turn(dice.randrange(12))

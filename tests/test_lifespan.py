@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 import pytest
 from clocks import turn_time
-from fakes import Message
 
 from asgicore import ServerProtocolError
 from asgicore._lifespan import bind_lifespan, refuse_websocket, run_lifespan
+from asgicore.testing import Message
 
 STARTUP = {"type": "lifespan.startup"}
 SHUTDOWN = {"type": "lifespan.shutdown"}

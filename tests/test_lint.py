@@ -16,12 +16,22 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asgicore import Handler, Request, Response
-from asgicore.testing import Finding, LintError, LintWarning, lint
+from asgicore.testing import (
+    DISCONNECT,
+    EMPTY,
+    Channel,
+    Finding,
+    LintError,
+    LintWarning,
+    Message,
+    body_messages,
+    http_scope,
+    lint,
+)
 from asgicore.testing._lint.rules import RULES
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
@@ -29,6 +39,8 @@ BODY: Message = {"type": "http.response.body", "body": b"hello", "more_body": Fa
 ALL_EXTENSIONS: dict[str, Any] = {
     f"http.response.{name}": {} for name in ("early_hint", "trailers", "pathsend", "zerocopysend", "push", "debug")
 }
+CLOSED = tempfile.TemporaryFile()
+CLOSED.close()
 LIFESPAN: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
 
 
@@ -169,7 +181,8 @@ def talks(draw: st.DrawFn) -> Talk:
     silent = scope["method"] == "HEAD" or status in (204, 205, 304)
     parts = [b""] if silent else draw(st.lists(st.binary(max_size=4), min_size=1, max_size=3))
     headers: list[Any] = draw(header_fields())
-    if draw(st.booleans()) and status != 204:
+    has_length = status != 204 and draw(st.booleans())
+    if has_length:
         size = sum(map(len, parts)) if not silent or status == 205 else 7
         headers.append((b"content-length", b"%d" % size))
     head = start(*headers, status=status)
@@ -180,11 +193,12 @@ def talks(draw: st.DrawFn) -> Talk:
         hints = [{"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload"]}]
     if offered and draw(st.booleans()):
         sent.append({"type": "http.response.debug", "info": {"template": "index"}})
-    is_trailing = bool(offered) and not silent and draw(st.booleans())
+    is_chunked = scope["http_version"] in ("2", "3") or not has_length
+    is_trailing = bool(offered) and not silent and is_chunked and draw(st.booleans())
     if is_trailing:
         head["headers"] = [(b"trailer", b"Digest, server-timing"), *head["headers"]]
         head["trailers"] = True
-    sent += [*hints, head, *hints]
+    sent += [*hints, head]
     sent += [body(part, index < len(parts) - 1) for index, part in enumerate(parts)]
     if draw(st.booleans()):
         for message in sent:
@@ -227,7 +241,8 @@ def test_file_sent_by_descriptor_and_by_path_passes(tmp_path: Path) -> None:
         assert talk(*segments, extensions=ALL_EXTENSIONS).rules() == []
         to_its_end: Message = {"type": "http.response.zerocopysend", "file": file.fileno()}
         assert talk(start((b"content-length", b"9")), to_its_end, extensions=ALL_EXTENSIONS).rules() == []
-    whole: Message = {"type": "http.response.pathsend", "path": str(tmp_path)}
+    (tmp_path / "file").write_bytes(b"nine here")
+    whole: Message = {"type": "http.response.pathsend", "path": str(tmp_path / "file")}
     assert talk(start((b"content-length", b"9")), whole, extensions=ALL_EXTENSIONS).rules() == []
     push: Message = {"type": "http.response.push", "path": "/style.css", "headers": [(b"accept", b"*/*")]}
     assert talk(start(), push, body(), extensions=ALL_EXTENSIONS, http_version="2").rules() == []
@@ -304,9 +319,9 @@ MUTATIONS: list[tuple[str, str, Talk]] = [
     ("value-type", "more-none", talk(START, body(b"hello", None))),
     ("value-type", "more-number", talk(START, body(b"hello", 0))),
     ("value-type", "trailers-none", talk(start(trailers=None), body())),
-    ("extension-not-offered", "hint", talk({"type": "http.response.early_hint", "links": []}, START, BODY)),
+    ("extension-not-offered", "hint", talk({"type": "http.response.early_hint", "links": [b"a"]}, START, BODY)),
     ("extension-not-offered", "trailers", talk(start(trailers=True), body(), trailers())),
-    ("extension-not-offered", "path", talk(start(), {"type": "http.response.pathsend", "path": "/a"})),
+    ("extension-not-offered", "path", talk(start(), {"type": "http.response.pathsend", "path": __file__})),
     ("start-twice", "at-once", talk(START, START, BODY)),
     ("start-twice", "after-body", talk(start(), body(b"a", True), START)),
     ("start-twice", "after-end", talk(START, BODY, START)),
@@ -323,7 +338,7 @@ MUTATIONS: list[tuple[str, str, Talk]] = [
     (
         "after-end",
         "hint",
-        talk(START, BODY, {"type": "http.response.early_hint", "links": []}, extensions=ALL_EXTENSIONS),
+        talk(START, BODY, {"type": "http.response.early_hint", "links": [b"a"]}, extensions=ALL_EXTENSIONS),
     ),
     ("after-end", "trailers", talk(START, BODY, trailers(), extensions=ALL_EXTENSIONS)),
     ("no-response", "nothing", talk()),
@@ -410,6 +425,61 @@ MUTATIONS: list[tuple[str, str, Talk]] = [
         talk(START, {"type": "http.response.zerocopysend", "file": 1, "count": 6}, extensions=ALL_EXTENSIONS),
     ),
     ("trailers-unannounced", "body", talk(start(), trailers(), extensions=ALL_EXTENSIONS, error=KeyError())),
+    (
+        "trailers-nowhere",
+        "length",
+        talk(start((b"content-length", b"0"), trailers=True), body(), trailers(), extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "trailers-nowhere",
+        "head",
+        talk(start(trailers=True), body(), trailers(), extensions=ALL_EXTENSIONS, method="HEAD", http_version="2"),
+    ),
+    (
+        "hint-empty",
+        "list",
+        talk({"type": "http.response.early_hint", "links": []}, START, BODY, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "hint-late",
+        "after-start",
+        talk(START, {"type": "http.response.early_hint", "links": [b"a"]}, BODY, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "path-missing",
+        "file",
+        talk(start(), {"type": "http.response.pathsend", "path": f"{__file__}/a"}, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "path-missing",
+        "nul",
+        talk(start(), {"type": "http.response.pathsend", "path": "/\0"}, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "path-missing",
+        "folder",
+        talk(start(), {"type": "http.response.pathsend", "path": os.path.dirname(__file__)}, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "length-mismatch",
+        "path",
+        talk(START, {"type": "http.response.pathsend", "path": __file__}, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "file-range",
+        "offset",
+        talk(start(), {"type": "http.response.zerocopysend", "file": 1, "offset": -1}, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "file-range",
+        "count",
+        talk(START, {"type": "http.response.zerocopysend", "file": 1, "count": 0}, extensions=ALL_EXTENSIONS),
+    ),
+    (
+        "file-type",
+        "closed",
+        talk(start(), {"type": "http.response.zerocopysend", "file": CLOSED}, extensions=ALL_EXTENSIONS),
+    ),
     ("trailers-early", "first", talk(start(trailers=True), trailers(), body(), trailers(), extensions=ALL_EXTENSIONS)),
     (
         "trailer-forbidden",
@@ -656,7 +726,7 @@ def test_broken_lifespan_is_found(rule: str, broken: Talk) -> None:
 
 
 async def call(app: Any, *, scope: Any = None, messages: Any = (EMPTY,)) -> Channel:
-    channel = Channel(messages, suspend=True)
+    channel = Channel(messages, suspends=True)
     with anyio.fail_after(5):
         await app(http_scope() if scope is None else scope, channel.receive, channel.send)
     return channel
@@ -852,6 +922,5 @@ def test_lint_does_not_consume_what_can_be_read_once() -> None:
 
 def test_path_of_the_system_is_absolute() -> None:
     """Whatever the system calls absolute."""
-    here = os.path.abspath(os.curdir)
-    sent: Message = {"type": "http.response.pathsend", "path": here}
+    sent: Message = {"type": "http.response.pathsend", "path": os.path.abspath(__file__)}
     assert talk(start(), sent, extensions=ALL_EXTENSIONS).rules() == []

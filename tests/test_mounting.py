@@ -12,8 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from fakes import EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, check_messages, turn
+from faults import turn
 
 from asgicore import (
     EventSourceResponse,
@@ -26,6 +25,7 @@ from asgicore import (
     Response,
     StreamingResponse,
 )
+from asgicore.testing import EMPTY, Channel, Message, body_messages, call, check_messages, http_scope
 
 MOUNT = "/mount"
 
@@ -225,7 +225,7 @@ async def test_handler_mounted_has_its_errors_answered_by_itself(
 async def test_handler_mounted_that_fails_within_a_stream_aborts(framework: Any) -> None:
     """The error passes the framework and reaches the server; no end is sent."""
     app = framework(Site().handler)
-    server = Server()
+    server = Channel()
     with pytest.raises(Exception, match=r"the stream's|after response started") as caught:
         await serve(app, server, path=f"{MOUNT}/breaks", raw_path=f"{MOUNT}/breaks".encode())
     error = caught.value.__cause__ if framework is litestar else caught.value  # Litestar has one of its own around it
@@ -248,7 +248,7 @@ async def test_handler_mounted_is_cancelled_when_the_client_leaves(framework: An
     """Endpoint and stream; the framework hears of no error."""
     site = Site()
     app = framework(site.handler)
-    server = Server()
+    server = Channel()
     path = f"{MOUNT}/{name}"
     # BaseHTTPMiddleware asks for a response, also where nobody is there to get one.
     misses = framework is starlette_with_middleware and name == "wait"
@@ -410,7 +410,7 @@ async def test_response_returned_from_a_starlette_endpoint_is_conditional(path: 
 @pytest.mark.parametrize("path", PATHS)
 async def test_response_returned_from_a_starlette_endpoint_stops_with_the_client(path: str) -> None:
     """Its stream is closed, and no error is raised."""
-    site, server = Site(), Server()
+    site, server = Site(), Channel()
     app = answering(lambda request: tick_forever(site))
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -424,7 +424,7 @@ async def test_response_returned_from_a_starlette_endpoint_stops_with_the_client
 @pytest.mark.parametrize("name", ["failing", "unpreparable"])
 async def test_response_that_fails_in_starlette_is_starlettes(name: str, path: str) -> None:
     """Its page for errors where nothing was sent, an abort where something was; the error is the server's to log."""
-    server = Server()
+    server = Channel()
     with pytest.raises(LookupError):
         await serve(answering(lambda request: ANSWERS[name]()), server, path=path, raw_path=path.encode())
     # BaseHTTPMiddleware ends what it was not told the end of, and raises then.
@@ -714,7 +714,7 @@ async def test_middleware_that_waits_in_scopes_of_its_own_wraps_a_handler(
     async def middleware(scope: Any, receive: Any, send: Any) -> None:
         await handler(scope, partial(around, receive), lambda message: around(partial(send, message)))
 
-    server = Server(body_messages(b"a", b"b"), suspend=True)
+    server = Channel(body_messages(b"a", b"b"), suspends=True)
     with anyio.CancelScope():
         await serve(middleware, server)
     check_messages(server.sent, complete=True)
@@ -732,7 +732,7 @@ async def test_closing_a_handler_whose_middleware_waits_in_scopes_ends_the_uploa
         await anyio.sleep_forever()
         raise AssertionError("not reached")
 
-    server = Server()
+    server = Channel()
 
     async def one() -> None:
         await handler(http_scope(), partial(around, receive), server.send)

@@ -18,8 +18,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from clocks import turn_time
-from fakes import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from faults import Server, dropped_when, garbage_of, on_asyncio, on_trio
+from faults import dropped_when, on_asyncio, on_trio
 
 from asgicore import (
     Body,
@@ -44,6 +43,8 @@ from asgicore import (
     Timings,
     _observe,
 )
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
+from asgicore.testing._living import collect_cycles
 from asgicore.types import Receive, Scope, Send
 from asgicore.wsgi_bridge import WSGIHandler
 
@@ -171,7 +172,7 @@ async def test_observer_http_error_is_told_completed_with_the_error() -> None:
 
 async def test_observer_repeated_messages_after_the_body_are_not_counted() -> None:
     """The body is complete once."""
-    server = Server([*body_messages(b"ab"), *body_messages(b"cd")])
+    server = Channel([*body_messages(b"ab"), *body_messages(b"cd")])
 
     async def endpoint(request: Request) -> Response:
         while server.received < 2:
@@ -313,7 +314,7 @@ async def test_observer_body_refused_is_told_refused(messages: Any, headers: Any
 @turn_time
 async def test_observer_body_too_slow_is_told_refused() -> None:
     """So is one that stops coming."""
-    server = Server(body_messages(b"ab", b"cd")[:1], tells="nothing")
+    server = Channel(body_messages(b"ab", b"cd")[:1], tells="nothing")
     end, _ = await observe(hello, server, limits=Limits(body_timeout_seconds=0.05))
     assert (end.status, end.outcome, type(end.error)) == (408, Outcome.REFUSED, BodyTimeoutError)
 
@@ -560,7 +561,7 @@ async def test_observer_client_that_leaves_is_told(phase: str) -> None:
         async def client_left(self, request: Any, phase: Any) -> None:
             left.append(phase)
 
-    server = Server(body_messages(b"a", b"b")[: 1 if phase == "body" else 2])
+    server = Channel(body_messages(b"a", b"b")[: 1 if phase == "body" else 2])
 
     async def leave() -> None:
         server.disconnect()
@@ -607,14 +608,14 @@ async def test_observer_server_that_takes_nothing_is_told_client_left() -> None:
     async def on_send(index: int, message: Message) -> None:
         await anyio.sleep_forever()
 
-    end, _ = await observe(hello, Server(on_send=on_send), limits=Limits(send_timeout_seconds=0.05))
+    end, _ = await observe(hello, Channel(on_send=on_send), limits=Limits(send_timeout_seconds=0.05))
     assert (end.outcome, end.error) == (Outcome.CLIENT_LEFT, None)
 
 
 @pytest.mark.parametrize("raises", [KeyError("cut short"), ClientDisconnectedError()], ids=["other", "own"])
 async def test_observer_error_because_the_client_left_is_told_with_it(raises: Exception) -> None:
     """What an endpoint makes of its cancellation is seen, unless it says no more than the outcome does."""
-    server = Server()
+    server = Channel()
 
     async def endpoint(request: Request) -> Response:
         server.disconnect()
@@ -636,7 +637,7 @@ async def test_observer_error_because_the_client_left_is_told_with_it(raises: Ex
 async def test_observer_handler_closed_is_told_closed(phase: str) -> None:
     """aclose() ends a request with a 503, a cut stream or, where a length was declared, an abort."""
     ends, waiting = Ends(), anyio.Event()
-    server = Server(body_messages(b"a", b"b")[: 1 if phase == "body" else 2])
+    server = Channel(body_messages(b"a", b"b")[: 1 if phase == "body" else 2])
 
     async def wait() -> None:
         waiting.set()
@@ -706,7 +707,7 @@ async def test_observer_cancelled_from_outside_is_told_cancelled(phase: str) -> 
         if phase == "last" and index == 1:
             await cancel()
 
-    class Cancelling(Server):
+    class Cancelling(Channel):
         async def receive(self) -> Message:
             if phase == "body":
                 await cancel()
@@ -738,7 +739,7 @@ async def test_observer_cancelled_by_the_server_is_told_cancelled() -> None:
         waiting.set()
         return await waits(request)
 
-    server = Server()
+    server = Channel()
     task = asyncio.ensure_future(Handler(endpoint, observe=ends)(http_scope(), server.receive, server.send))
     await waiting.wait()
     task.cancel("shutdown")
@@ -787,7 +788,7 @@ async def test_observer_of_a_request_thrown_away_elsewhere_is_told_in_its_own_co
 ) -> None:
     """What the loop gives up may end in the middle of another request, whose span must not be taken for its own."""
     around = Around()
-    server = Server(() if phase == "body" else (EMPTY,))
+    server = Channel(() if phase == "body" else (EMPTY,))
     handler = Handler(waits, observe=around, on_disconnect=on_disconnect)
     coro = handler(http_scope(), server.receive, server.send)
 
@@ -823,7 +824,7 @@ async def test_observer_of_a_request_thrown_away_may_fail(caplog: pytest.LogCapt
         begun.append(request)
         return await waits(request)
 
-    server = Server()
+    server = Channel()
     handler = Handler(endpoint, observe=[ends, Failing()])
     with anyio.fail_after(5):
         await dropped_when(handler(http_scope(), server.receive, server.send), lambda: bool(begun))
@@ -1276,7 +1277,7 @@ async def test_observed_request_leaves_no_cycle(fails: bool) -> None:
     gc.disable()
     try:
         await handler(http_scope(), plain.receive, plain.send)
-        assert garbage_of("asgicore._observe", "asgicore._exchange") == []
+        assert collect_cycles(["asgicore._observe", "asgicore._exchange"]) == []
     finally:
         gc.enable()
 

@@ -14,10 +14,9 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import EMPTY, body_messages, call, http_scope
-from faults import Server
 
 from asgicore import Handler, HTTPError, Request, Response, StreamingResponse
+from asgicore.testing import EMPTY, Channel, body_messages, call, http_scope
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -35,7 +34,7 @@ def load(name: str, *needs: str) -> Any:
     return module
 
 
-async def leave(handler: Handler, server: Server) -> None:
+async def leave(handler: Handler, server: Channel) -> None:
     """A request whose client leaves."""
     with anyio.fail_after(5):
         await handler(http_scope(), server.receive, server.send)
@@ -85,7 +84,7 @@ async def test_access_log_of_odd_requests_has_a_line(access: Any, caplog: pytest
 
 async def test_access_log_of_a_client_that_left_says_499(access: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing was sent, whatever the endpoint would have answered."""
-    server = Server()
+    server = Channel()
     server.disconnect()
 
     async def waits(request: Request) -> Response:
@@ -139,7 +138,7 @@ async def test_structured_log_makes_an_id_where_the_given_one_is_none(lines: Any
 async def test_structured_log_of_nothing_sent_has_no_status(lines: Any) -> None:
     """The client was gone."""
     example = load("structured_log", "structlog")
-    server = Server(())
+    server = Channel(())
     server.disconnect()
     await leave(example.app, server)
     (line,) = lines()
@@ -298,7 +297,7 @@ async def test_tracing_of_failures_sets_status_and_error(measured: Measured) -> 
 
 async def test_tracing_of_a_client_that_left_is_no_error(measured: Measured) -> None:
     """There is no status, the outcome says why, and it is not the server's fault."""
-    server = Server([EMPTY])
+    server = Channel([EMPTY])
 
     async def waits(request: Request) -> Response:
         server.disconnect()

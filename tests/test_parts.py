@@ -9,8 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from clocks import Beats, Clock
-from fakes import DISCONNECT
-from faults import Server, turn
+from faults import turn
 from forms import BOUNDARY, cut, form_scope, multipart, needs_multipart, part
 
 from asgicore import (
@@ -27,6 +26,7 @@ from asgicore import (
     _parts,
 )
 from asgicore._form_data import PartParser
+from asgicore.testing import DISCONNECT, Channel
 
 pytestmark = needs_multipart
 
@@ -57,9 +57,9 @@ async def serve(
     size: int = 10_000,
     content_type: bytes = b"multipart/form-data; boundary=" + BOUNDARY,
     **limits: Any,
-) -> Server:
+) -> Channel:
     """Run one request with a form, cut into messages of ``size`` bytes."""
-    server = Server(cut(body, size))
+    server = Channel(cut(body, size))
     handler = Handler(endpoint, body=mode, limits=Limits(**limits))
     with anyio.fail_after(20):
         await handler(form_scope(content_type), server.receive, server.send)
@@ -343,7 +343,7 @@ async def test_parts_of_a_client_that_leaves_raise(number: int) -> None:
     messages = [*cut(FORM, len(FORM) // 5)[:number], DISCONNECT]
     for message in messages[:-1]:
         message["more_body"] = True
-    server = Server(messages)
+    server = Channel(messages)
     with anyio.fail_after(10):
         await Handler(endpoint, body="stream", on_disconnect="notify")(form_scope(), server.receive, server.send)
     assert len(raised) == 1
@@ -396,7 +396,7 @@ async def test_parts_of_an_endpoint_that_stops_in_the_middle_leave_nothing(reads
         await turn(5)
         return Response("enough")
 
-    server = Server(cut(body, 10_000))
+    server = Channel(cut(body, 10_000))
     with anyio.fail_after(10):
         await Handler(endpoint, body="stream")(form_scope(), server.receive, server.send)
     received = server.received
@@ -546,7 +546,7 @@ async def test_parts_of_a_body_that_is_here_let_others_run(
     async def endpoint(request: Request) -> Response:
         return Response(str(len([one async for one in request.multipart()])))
 
-    server = Server(cut(multipart(*[part("a", b"x")] * 1000), 65536))
+    server = Channel(cut(multipart(*[part("a", b"x")] * 1000), 65536))
     beats = Beats(clock)
     handler = Handler(endpoint, body=mode)
     await beats.during(lambda: handler(form_scope(), server.receive, server.send))

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from faults import garbage_of, living_tasks, on_asyncio, open_files, turn
+from faults import on_asyncio, turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +24,9 @@ from asgicore import ClientDisconnectedError, ThreadsBusyError, UsageError
 from asgicore._jobs import new_waiter
 from asgicore._pump import MAX_BYTES, Pump, Put, iterate
 from asgicore._threads import Threads
+from asgicore.testing import LeakGuard
+from asgicore.testing._living import descriptors as open_files
+from asgicore.testing._living import tasks as living_tasks
 
 DEADLINE = 10.0
 KiB = 1024
@@ -734,14 +737,9 @@ async def test_pump_leaves_no_cycle() -> None:
         return gone
 
     await use(6)
-    gc.collect()
-    gc.disable()
-    try:
+    async with LeakGuard(cycles=["asgicore._jobs", "asgicore._threads", "asgicore._pump"]):
         gone = await use(60)
-        assert garbage_of("asgicore._jobs", "asgicore._threads", "asgicore._pump") == []
         assert [ref for ref in gone if ref() is not None] == []
-    finally:
-        gc.enable()
 
 
 async def test_pump_is_an_async_iterator() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
 from faults import linear_time
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from asgicore import (
     ServerProtocolError,
     _request_head,
 )
+from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, http_scope
 
 ACCESSORS = [
     "method",

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from fakes import Channel, call, http_scope
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
@@ -31,6 +30,7 @@ from asgicore import (
     StreamingResponse,
 )
 from asgicore._grammar import NOT_FIELD_VALUE_BYTES
+from asgicore.testing import Channel, call, http_scope
 
 
 async def parts(*items: bytes | str) -> AsyncIterator[bytes | str]:

@@ -15,10 +15,11 @@ import anyio
 import pytest
 from clocks import turn_time
 from conftest import BACKENDS
-from fakes import Channel, Message, http_scope
-from faults import check_messages, living_tasks, turn
+from faults import turn
 
 from asgicore import EventSourceResponse, Handler, Request, Response, close_on_signals
+from asgicore.testing import Channel, Message, check_messages, http_scope
+from asgicore.testing._living import tasks as living_tasks
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 

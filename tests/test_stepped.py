@@ -12,9 +12,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
-from faults import living_tasks
 
 from asgicore._stepped import SteppedListener
+from asgicore.testing._living import tasks as living_tasks
 
 ASYNCIO = [b for b in BACKENDS if b.values[0][0] == "asyncio"]
 pytestmark = pytest.mark.parametrize("anyio_backend", ASYNCIO)

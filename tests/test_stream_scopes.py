@@ -12,10 +12,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
-from fakes import Channel, Message, http_scope
 
 from asgicore import ContentLengthError, Handler, Limits, Request, Response, StreamingResponse, UsageError
-from asgicore.testing import UVICORN, Client, Fault
+from asgicore.testing import UVICORN, Channel, Client, Fault, Message, http_scope
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 

@@ -17,8 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
-from faults import Server, on_asyncio, open_files
+from faults import on_asyncio
 
 from asgicore import (
     BodyConsumedError,
@@ -34,6 +33,8 @@ from asgicore import (
 )
 from asgicore._pump import Pump
 from asgicore._writer import Writer
+from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, http_scope
+from asgicore.testing._living import descriptors as open_files
 
 SECONDS = 5
 SMALL = Limits(spool_threshold_bytes=10)
@@ -239,7 +240,7 @@ async def test_endpoint_synchronous_learns_that_the_client_left(
 ) -> None:
     """It can look at any time; the slot is held until the thread has ended, and what it returned is closed."""
     caplog.set_level(logging.INFO)
-    server = Server()
+    server = Channel()
     begun, closed = threading.Event(), []
 
     def parts() -> Iterator[bytes]:
@@ -282,7 +283,7 @@ async def test_endpoint_synchronous_whose_client_left_may_fail_quietly(
     ends: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody is there to get the answer, and nothing is logged as an error."""
-    server = Server()
+    server = Channel()
     begun = threading.Event()
 
     def endpoint(request: Request) -> Any:
@@ -311,7 +312,7 @@ async def test_endpoint_synchronous_whose_lost_response_fails_to_close_is_quiet(
 ) -> None:
     """What goes wrong with a response that nobody saw is told, and is no error."""
     caplog.set_level(logging.INFO)
-    server = Server()
+    server = Channel()
     begun = threading.Event()
 
     class Failing(Response):
@@ -485,7 +486,7 @@ async def test_iterator_synchronous_from_a_synchronous_endpoint_streams() -> Non
 
 async def test_iterator_synchronous_part_goes_out_before_the_next_one_is_there() -> None:
     """Nothing is held back for what may take long."""
-    release, server = threading.Event(), Server()
+    release, server = threading.Event(), Channel()
     parts = Parts(b"first", wait=release)
 
     with anyio.fail_after(SECONDS):
@@ -603,7 +604,7 @@ async def test_iterator_synchronous_beyond_the_queue_is_a_503() -> None:
     release = threading.Event()
     threads = Threads(1, max_waiting=0)
     first, second = Parts(b"a", wait=release), Parts(b"b")
-    server = Server()
+    server = Channel()
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
             group.start_soon(Handler(streaming(first), threads=threads), http_scope(), server.receive, server.send)
@@ -758,7 +759,7 @@ async def test_endpoint_synchronous_cancelled_before_it_has_a_thread_never_runs(
         ran.append(True)
         return Response()
 
-    first, second = Channel(), Server()
+    first, second = Channel(), Channel()
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
             group.start_soon(Handler(blocks, threads=threads), http_scope(), first.receive, first.send)

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
-from faults import living_tasks, on_asyncio
+from faults import on_asyncio
 from test_testing_client import Answers, body, hello, start
 
 from asgicore import Handler, Request, Response, StreamingResponse
@@ -26,6 +26,7 @@ from asgicore.testing import (
     IncompleteResponseError,
     Server,
 )
+from asgicore.testing._living import tasks as living_tasks
 
 
 async def endless(scope: Any, receive: Any, send: Any) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from faults import check_messages, on_asyncio, on_trio
+from faults import on_asyncio, on_trio
 from test_testing_client import Answers, body, hello, start
 
 from asgicore import Handler, Request, Response, StreamingResponse
-from asgicore.testing import STRICT, UVICORN, Client, Fault, LeakGuard, every_fault
+from asgicore.testing import STRICT, UVICORN, Client, Fault, LeakGuard, check_messages, every_fault
 
 SLOW = replace(UVICORN, suspends=True)
 

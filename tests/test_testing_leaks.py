@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +59,36 @@ async def test_guard_finds_a_task_that_goes_on() -> None:
     for _ in range(3):
         await checkpoint()
     assert on_trio() or task.done()
+
+
+class Lingers(Coroutine[Any, Any, None]):
+    """A coroutine that is an object of a class, as those of compiled code and of wrappers are: it has no name."""
+
+    def __init__(self) -> None:
+        self._inner = anyio.sleep_forever()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._inner.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._inner.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._inner.throw(*error)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@on_asyncio
+async def test_guard_finds_a_task_of_a_coroutine_without_a_name() -> None:
+    """There is less to say of it."""
+    with pytest.raises(LeakError, match=r"- task 'leaked'$") as raised:
+        async with LeakGuard(**QUICK):
+            task = asyncio.create_task(Lingers(), name="leaked")
+    assert leaks_of(raised) == ["task"]
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_guard_waits_for_a_task_that_ends() -> None:

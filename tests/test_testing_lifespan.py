@@ -9,10 +9,11 @@ from typing import Any
 
 import anyio
 import pytest
-from faults import living_tasks, on_asyncio
+from faults import on_asyncio
 
 from asgicore import Handler, JSONResponse, Request, Response
 from asgicore.testing import DAPHNE, UVICORN, Client, LifespanError
+from asgicore.testing._living import tasks as living_tasks
 
 
 async def show_state(request: Request) -> Response:

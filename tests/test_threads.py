@@ -21,14 +21,14 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fakes import call
-from faults import garbage_of, on_asyncio, on_trio, turn
+from faults import on_asyncio, on_trio, turn
 
 from asgicore import Handler, Request, Response, ThreadsBusyError, UsageError
 from asgicore._jobs import Job, new_waiter
 from asgicore._spool import _files, in_file_thread
 from asgicore._threads import Threads, _exit, _forget, _Worker
 from asgicore._watch import run_shielded
+from asgicore.testing import LeakGuard, call
 
 DEADLINE = 10.0
 
@@ -441,13 +441,8 @@ async def test_run_leaves_no_cycle() -> None:
                 await threads.run(divmod, 1, 0)
 
     await calls(5)
-    gc.collect()
-    gc.disable()
-    try:
+    async with LeakGuard(cycles=["asgicore._jobs", "asgicore._threads"]):
         await calls(500)
-        assert garbage_of("asgicore._jobs", "asgicore._threads") == []
-    finally:
-        gc.enable()
 
 
 async def test_run_cancelled_leaves_no_file_and_no_thread_beyond_the_limit() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import anyio
 import pytest
 from clocks import Beats, Clock
-from fakes import Channel, Message
 
 from asgicore import ClientDisconnectedError, ContentLengthError, InvalidHeaderError, ResponseStateError
 from asgicore._writer import Writer, limit_send, slice_bytes
+from asgicore.testing import Channel, Message
 
 # What the letters of a script below stand for.
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}

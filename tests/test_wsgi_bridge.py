@@ -18,11 +18,12 @@ from wsgiref.validate import validator
 
 import anyio
 import pytest
-from fakes import DISCONNECT, Channel, Message, body_messages, call, http_scope
-from faults import check_messages, living_tasks, on_asyncio
+from faults import on_asyncio
 
 from asgicore import ClientDisconnectedError, Compression, ContentLengthError, Limits
 from asgicore._threads import Threads
+from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, check_messages, http_scope
+from asgicore.testing._living import tasks as living_tasks
 from asgicore.wsgi_bridge import WSGIHandler
 
 SECONDS = 5.0

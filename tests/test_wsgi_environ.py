@@ -11,10 +11,10 @@ from urllib.parse import quote, unquote
 from wsgiref.util import request_uri
 
 import pytest
-from fakes import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgicore.testing import http_scope
 from asgicore.wsgi_bridge._environ import build_environ
 
 # typeshed knows the validator alone.

@@ -8,10 +8,10 @@ from urllib.parse import quote
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-from fakes import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asgicore.testing import http_scope
 from asgicore.wsgi_bridge._environ import build_environ
 from asgicore.wsgi_bridge._scope import body_length, build_scope
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from typing import Any
 
 import pytest
-from faults import garbage_of
 
 from asgicore import ContentLengthError, InvalidHeaderError, ResponseStateError
+from asgicore.testing import LeakGuard
 from asgicore.wsgi_bridge._start_response import StartResponse, parse_status
 
 TEXT = ("Content-Type", "text/plain")
@@ -241,14 +240,9 @@ def test_start_response_that_raises_leaves_no_cycle() -> None:
         wire.__dict__.clear()  # the wire's own: it holds the response, which holds its method
 
     application()
-    gc.collect()
-    gc.disable()
-    try:
+    with LeakGuard(cycles=[__name__, "asgicore.wsgi_bridge._start_response"]):
         for _ in range(10):
             application()
-        assert garbage_of(__name__, "asgicore.wsgi_bridge._start_response") == []
-    finally:
-        gc.enable()
 
 
 def test_start_response_refused_with_exc_info_keeps_what_was_given(wire: Wire) -> None:

@@ -11,6 +11,11 @@
 
 from __future__ import annotations
 
+from ._channel import DISCONNECT as DISCONNECT
+from ._channel import EMPTY as EMPTY
+from ._channel import Channel as Channel
+from ._channel import body_messages as body_messages
+from ._channel import call as call
 from ._client import Client as Client
 from ._client_response import ClientResponse as ClientResponse
 from ._client_response import ResponseStart as ResponseStart
@@ -26,7 +31,9 @@ from ._lint.lint import LintError as LintError
 from ._lint.lint import LintWarning as LintWarning
 from ._lint.lint import lint as lint
 from ._lint.rules import Finding as Finding
+from ._messages import check_messages as check_messages
 from ._requests import ExchangeOptions as ExchangeOptions
+from ._requests import Message as Message
 from ._requests import RequestOptions as RequestOptions
 from ._requests import http_scope as http_scope
 from ._servers import DAPHNE as DAPHNE
@@ -39,9 +46,12 @@ from ._servers import UVICORN as UVICORN
 from ._servers import Server as Server
 
 __all__ = [
+    "Channel",
     "Client",
     "ClientResponse",
     "DAPHNE",
+    "DISCONNECT",
+    "EMPTY",
     "Exchange",
     "ExchangeOptions",
     "Fault",
@@ -56,12 +66,16 @@ __all__ = [
     "LifespanError",
     "LintError",
     "LintWarning",
+    "Message",
     "RequestOptions",
     "ResponseStart",
     "SERVERS",
     "STRICT",
     "Server",
     "UVICORN",
+    "body_messages",
+    "call",
+    "check_messages",
     "every_fault",
     "http_scope",
     "lint",

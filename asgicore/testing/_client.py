@@ -11,12 +11,13 @@ from ._cookie_jar import build_cookie, store_cookies
 from ._exchange import App, Exchange
 from ._lifespan import Lifespan
 from ._requests import (
+    OWN_FIELDS,
     ExchangeOptions,
     FieldsInput,
     RequestOptions,
+    build_scope,
     encode_content,
     encode_headers,
-    http_scope,
     merge_headers,
 )
 from ._servers import UVICORN, Server
@@ -83,8 +84,7 @@ class Client:
         self._client = client
         self._http_version = http_version
         self._scheme = scheme
-        own = [(b"host", b"testserver"), (b"user-agent", b"asgicore.testing")]
-        self._headers = merge_headers(own, encode_headers(headers))
+        self._headers = merge_headers(OWN_FIELDS, encode_headers(headers))
         self._raises = raise_app_exceptions
         self._timeout = timeout_seconds
         self._grace = grace_seconds
@@ -120,7 +120,7 @@ class Client:
         """
         content, announced = encode_content(options, self._http_version)
         given = encode_headers(options.get("headers"))
-        scope = http_scope(
+        scope = build_scope(
             method,
             path,
             server=self.server,

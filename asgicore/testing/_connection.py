@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from anyio import CancelScope, Event, get_cancelled_exc_class, to_thread
@@ -13,10 +13,10 @@ from anyio.lowlevel import checkpoint
 from .._headers import find
 from ..types import RawHeaders
 from ._faults import Fault, FaultKind
-from ._requests import Message, body_messages
-from ._servers import Server
+from ._requests import Message, cut_body
+from ._servers import CancelledReceive, Server
 
-__all__ = ["Connection", "Sent"]
+__all__ = ["BODY", "PATHSEND", "START", "TRAILERS", "ZEROCOPYSEND", "Connection", "Sent", "receive_as"]
 
 START: Final = "http.response.start"
 BODY: Final = "http.response.body"
@@ -106,7 +106,7 @@ class Connection:
 
     def add_body(self, part: bytes | str, more: bool) -> None:
         """Let the application receive this part of the body."""
-        for message in body_messages(part, more, self.server):
+        for message in cut_body(part, more, self.server):
             self.add_message(message)
         if not more:
             self.is_request_whole = True
@@ -157,25 +157,15 @@ class Connection:
         self.readers += 1
         self.most_readers = max(self.most_readers, self.readers)
         try:
-            if self.server.suspends:
-                await checkpoint()
-            message = await self._next_message()
-        except get_cancelled_exc_class():
-            how = self.server.cancelled_receive
-            if how == "raise":
-                raise
-            if how == "error":
-                raise RuntimeError("receive() was cancelled") from None
-            message = {"type": "http.disconnect"}
-            if how == "wait":
-                with CancelScope(shield=True):
-                    message = await self._next_message()
+            message = await receive_as(self.server.cancelled_receive, self._next_message)
         finally:
             self.readers -= 1
         self._pass()
         return message
 
     async def _next_message(self) -> Message:
+        if self.server.suspends:
+            await checkpoint()
         while not self._incoming:
             if self.is_closed or self._tells():
                 self._is_told = True
@@ -344,6 +334,21 @@ class Connection:
         if fault is not None and fault.kind == "disconnect" and self._passed >= fault.at:
             fault.happened = True
             self.leave()
+
+
+async def receive_as(how: CancelledReceive, next_message: Callable[[], Awaitable[Message]]) -> Message:
+    """Await the next message; ``how`` tells what becomes of a cancellation."""
+    try:
+        return await next_message()
+    except get_cancelled_exc_class():
+        if how == "raise":
+            raise
+        if how == "error":
+            raise RuntimeError("receive() was cancelled") from None
+        if how == "wait":
+            with CancelScope(shield=True):
+                return await next_message()
+        return {"type": "http.disconnect"}
 
 
 def _read_file(message: Message) -> bytes:

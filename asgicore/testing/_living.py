@@ -42,7 +42,7 @@ def tasks() -> set[Any]:
         if trio is not None and (root := _trio_root(trio)) is not None:
             return set(_tasks_under(root))
         found = {one for one in gc.get_objects() if issubclass(type(one), asyncio.Task) and not one.done()}
-    return {task for task in found if task.get_coro().__qualname__ != _RUNNER}
+    return {task for task in found if getattr(task.get_coro(), "__qualname__", "") != _RUNNER}
 
 
 def _trio_root(trio: Any) -> Any:

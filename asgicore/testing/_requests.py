@@ -16,12 +16,14 @@ from ._faults import Fault
 from ._servers import UVICORN, Server
 
 __all__ = [
+    "OWN_FIELDS",
     "Content",
     "ExchangeOptions",
     "FieldsInput",
     "Message",
     "RequestOptions",
-    "body_messages",
+    "build_scope",
+    "cut_body",
     "encode_content",
     "encode_headers",
     "http_scope",
@@ -37,8 +39,11 @@ Content: TypeAlias = bytes | str | Iterable[bytes | str] | AsyncIterable[bytes |
 FieldsInput: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 """Header fields: a mapping (a multidict keeps its repeats) or pairs; bytes are sent as they are."""
 
-# RFC 3986 section 3.3, and "%": what is escaped already stays as it is.
-_PATH_SAFE: Final = "/:@!$&'()*+,;=~-._%"
+OWN_FIELDS: Final[RawHeaders] = [(b"host", b"testserver"), (b"user-agent", b"asgicore.testing")]
+"""What every request has."""
+
+# RFC 3986 section 3.3.
+_PATH_SAFE: Final = "/:@!$&'()*+,;=~-._"
 
 
 class RequestOptions(TypedDict, total=False):
@@ -74,12 +79,34 @@ class ExchangeOptions(RequestOptions, total=False):
     memory."""
 
 
-def http_scope(
-    method: str = "GET",
-    path: str = "/",
+def http_scope(method: str = "GET", path: str = "/", like: Server = UVICORN, /, **changes: Any) -> dict[str, Any]:
+    """The scope of one request, as servers give it.
+
+    ::
+
+        http_scope("POST", "/caf%C3%A9?size=2", headers=[(b"host", b"example.org")])
+
+    Args:
+        method: The method.
+        path: The path, percent-encoded or not, and the query; ``"*"`` for OPTIONS.
+        like: Whose scope it is.
+        **changes: Keys of the scope as they are to be; one whose value is ``...`` is taken out. ``path`` changes
+            ``raw_path``, too, where that is not given.
+
+    Raises:
+        ValueError: The path is not one.
+    """
+    if isinstance(changes.get("path"), str) and "raw_path" not in changes:
+        changes["raw_path"] = quote(changes["path"], safe=_PATH_SAFE, errors="surrogatepass").encode("ascii")
+    return build_scope(method, path, server=like, headers=[*OWN_FIELDS], changes=changes)
+
+
+def build_scope(
+    method: str,
+    path: str,
     *,
-    server: Server = UVICORN,
-    headers: RawHeaders | None = None,
+    server: Server,
+    headers: RawHeaders,
     params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
     root_path: str = "",
     client: tuple[str, int] | None = ("127.0.0.1", 50000),
@@ -88,7 +115,7 @@ def http_scope(
     state: Mapping[str, Any] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The scope of one request, as ``server`` gives it.
+    """The scope of a client's request, as ``server`` gives it.
 
     Args:
         method: The method, as it is.
@@ -111,8 +138,8 @@ def http_scope(
     path, _, query = path.partition("?")
     if params:
         query += ("&" if query else "") + urlencode(list(_items(params)), doseq=True)
-    raw_path = quote(root_path, safe=_PATH_SAFE) + quote(path, safe=_PATH_SAFE)
-    fields = headers or []
+    # What is escaped already stays as it is.
+    raw_path = quote(root_path, safe=_PATH_SAFE) + quote(path, safe=_PATH_SAFE + "%")
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -124,7 +151,7 @@ def http_scope(
         "raw_path": raw_path.encode("ascii"),
         "query_string": query.encode("latin-1"),
         "root_path": root_path,
-        "headers": [field for field in fields if b"_" not in field[0]] if server.drops_underscores else fields,
+        "headers": [field for field in headers if b"_" not in field[0]] if server.drops_underscores else headers,
         "client": _address(client, server),
         "server": _address(("127.0.0.1", 443 if scheme == "https" else 80), server),
     }
@@ -203,7 +230,7 @@ def merge_headers(own: RawHeaders, *given: RawHeaders) -> RawHeaders:
     return merged
 
 
-def body_messages(part: bytes | str, more: bool, server: Server) -> Iterator[Message]:
+def cut_body(part: bytes | str, more: bool, server: Server) -> Iterator[Message]:
     """One part of a body as ``http.request`` messages, cut and ended as ``server`` does it."""
     data = part.encode() if isinstance(part, str) else part
     size = server.max_body_message_bytes or max(len(data), 1)

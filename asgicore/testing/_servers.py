@@ -6,9 +6,11 @@ Versions: uvicorn 0.54, Hypercorn 0.18, Granian 2.8, Daphne 4.2, gunicorn 27 wit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
-__all__ = ["DAPHNE", "GRANIAN", "GUNICORN", "HYPERCORN", "SERVERS", "STRICT", "UVICORN", "Server"]
+__all__ = ["DAPHNE", "GRANIAN", "GUNICORN", "HYPERCORN", "SERVERS", "STRICT", "UVICORN", "CancelledReceive", "Server"]
+
+CancelledReceive: TypeAlias = Literal["raise", "disconnect", "error", "wait"]
 
 _MIB: Final = 2**20
 
@@ -54,7 +56,7 @@ class Server:
     """Whether it gives it again; else it waits for ever then."""
     disconnects_after_response: bool = True
     """Whether ``receive`` gives ``http.disconnect`` once the response is complete, before the client leaves."""
-    cancelled_receive: Literal["raise", "disconnect", "error", "wait"] = "raise"
+    cancelled_receive: CancelledReceive = "raise"
     """What a cancelled ``receive`` does: passes the cancellation on, returns a disconnect in its place, raises
     ``RuntimeError`` in its place, or does not heed it."""
 

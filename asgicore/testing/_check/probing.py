@@ -124,7 +124,8 @@ class Probing:
             scope: Changes to the scope.
             options: As for ``Exchange``.
         """
-        whole = http_scope(method, self.path, headers=[*_HEADERS, *headers], state=self.session.state, changes=scope)
+        changes = {"headers": [*_HEADERS, *headers], "state": dict(self.session.state or {}), **(scope or {})}
+        whole = http_scope(method, self.path, **changes)
         return Exchange(self.session.app, whole, body_items(b"") if items is None else items, **options)
 
     async def finish(self, exchange: Exchange) -> None:

@@ -5,8 +5,10 @@ Source: ASGI HTTP specification 2.5; ASGI extensions; RFC 9110.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
+from stat import S_ISREG
 from typing import Any, Final, NamedTuple, cast
 
 from ..._extensions import DEBUG, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND
@@ -218,6 +220,9 @@ class HTTPExchange:
         self._is_silent = self._is_head or status in (204, 304) or status < 200
         self._is_reset = status == 205
         self._has_trailers = has_trailers
+        if has_trailers and (self._is_silent or (self._is_http1 and length is not None)):
+            why = "that declares its length" if length is not None else "that has no body"
+            self._report("trailers-nowhere", f"{_START} announces trailers of a response {why}")
         self._state = _State.BODY
 
     def _check_head(self, status: int, fields: RawHeaders) -> int | None:
@@ -270,15 +275,18 @@ class HTTPExchange:
     # --- extensions -------------------------------------------------------------------------------------
 
     def _hint(self, values: dict[str, Any]) -> None:
-        # The extension puts hints after the start, RFC 8297 and the servers that have them before it: both pass.
-        if self._state not in (_State.IDLE, _State.BODY):
+        if self._state is _State.BODY:
+            self._report("hint-late", f"{EARLY_HINT} is sent after {_START}")
+        elif self._state is not _State.IDLE:
             self._report("after-end", f"{EARLY_HINT} is sent after the body has ended")
-        links: Any = values.get("links", ())
+        links: Any = values.get("links", (b"",))
         if not is_series(links):
             self._report("hint-type", f"links are an iterable of bytes, not {type(links).__name__}")
         elif is_once(links):
             self._report("headers-once", f"links are a {type(links).__name__}, which can be read once")
         else:
+            if not list(links):
+                self._report("hint-empty", f"{EARLY_HINT} has no links")
             for link in links:
                 if not isinstance(link, bytes):
                     self._report("hint-type", f"a link is bytes, not {type(link).__name__}")
@@ -292,13 +300,19 @@ class HTTPExchange:
     def _path(self, values: dict[str, Any]) -> None:
         if not self._is_open(PATHSEND):
             return
-        path = values.get("path", "/")
-        if not _is_absolute(path):
+        path: str | None = values.get("path")
+        if path is not None and not _is_absolute(path):
             self._report("path-relative", f"the path {path!r} is not absolute")
         if self._parts:
             self._report("path-mixed", f"{PATHSEND} is sent beside other parts of the body")
         if self._is_silent:
             self._report("body-forbidden", "a file as the body of a response that has none")
+        elif path is not None and os.path.isabs(path):
+            size = _size_of_file(path)
+            if size is None:
+                self._report("path-missing", f"there is no file {path!r}")
+            else:
+                self._count(size, True)
         self._end()
 
     def _file(self, values: dict[str, Any]) -> None:
@@ -307,6 +321,9 @@ class HTTPExchange:
         file: Any = values.get("file")
         if "file" in values and not isinstance(file, int) and not _has_descriptor(file):
             self._report("file-type", f"the file is {type(file).__name__}, which has no descriptor")
+        for key, least in (("offset", 0), ("count", 1)):
+            if values.get(key, least) < least:
+                self._report("file-range", f"{key!r} of {ZEROCOPYSEND} is {values.pop(key)}")
         is_last = not values.get("more_body", False)
         if "count" in values:
             self._count(values["count"], is_last)
@@ -338,6 +355,11 @@ class HTTPExchange:
         self._has_debug = True
 
     # --- the end ----------------------------------------------------------------------------------------
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole response has been sent."""
+        return self._state is _State.DONE
 
     def ended(self, error: Exception | None) -> None:
         """The application has returned, or raised ``error``."""
@@ -402,8 +424,18 @@ def _is_absolute(path: str) -> bool:
     return path.startswith(("/", "\\\\")) or path[1:3] in (":\\", ":/")
 
 
+def _size_of_file(path: str) -> int | None:
+    """``None`` if there is no such file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size if S_ISREG(status.st_mode) else None
+
+
 def _has_descriptor(file: Any) -> bool:
     try:
         return isinstance(file.fileno(), int)
-    except (AttributeError, OSError):
+    # ValueError: it is closed.
+    except (AttributeError, OSError, ValueError):
         return False

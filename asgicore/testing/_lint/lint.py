@@ -19,7 +19,7 @@ from .http import HTTPExchange
 from .lifespan import LifespanExchange
 from .rules import RULES, Finding
 
-__all__ = ["Application", "Collect", "Lint", "LintError", "LintWarning", "lint"]
+__all__ = ["Application", "Collect", "Journal", "Lint", "LintError", "LintWarning", "lint"]
 
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
 """An ASGI application, typed as loosely as servers and frameworks type theirs."""
@@ -89,7 +89,7 @@ class Lint:
             LintError: Something is not allowed, and findings are not collected.
             BaseException: What the application raises.
         """
-        journal = _Journal(self._collect, scope)
+        journal = Journal(self._collect, scope)
         kind: object = _as_mapping(scope).get("type")
         python_type = type(scope).__name__
         if not isinstance(scope, dict) or not isinstance(kind, str):
@@ -115,7 +115,7 @@ class Lint:
         exchange.ended(None)
 
 
-class _Journal:
+class Journal:
     """What an exchange reports to."""
 
     def __init__(self, collect: Callable[[Finding], object] | None, scope: Any) -> None:

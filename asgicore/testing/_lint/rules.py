@@ -144,13 +144,23 @@ _ALL = [
     _app("trailers-unannounced", "error", TRAILERS, "trailers are announced by the start"),
     _app("trailers-early", "error", TRAILERS, "trailers come after the last part of the body"),
     _app(
+        "trailers-nowhere",
+        "warning",
+        "RFC 9110 section 6.5",
+        "trailers need a body, and one of HTTP/1.1 that is sent in chunks, not by its length",
+    ),
+    _app(
         "trailer-forbidden", "error", "RFC 9110 section 6.5.1", "fields that are needed before the body are no trailers"
     ),
     _app("trailer-undeclared", "warning", "RFC 9110 section 6.6.2", "the field trailer names those that will come"),
     _app("hint-type", "error", EARLY_HINTS, "links are an iterable of bytes"),
+    _app("hint-empty", "warning", EARLY_HINTS, "a hint without links says nothing"),
+    _app("hint-late", "warning", "RFC 8297 section 2", "hints come before the start: servers refuse them after it"),
     _app("path-relative", "error", PATH_SEND, "the path of a file is absolute"),
+    _app("path-missing", "error", PATH_SEND, "a path is that of a file"),
     _app("path-mixed", "error", PATH_SEND, "a path is sent once, and nothing else beside it"),
     _app("file-type", "error", ZERO_COPY, "the file has a descriptor of the operating system"),
+    _app("file-range", "error", ZERO_COPY, "an offset is not negative, and a count is one byte or more"),
     _app("debug-order", "error", DEBUG, "debug information is sent once, before the start"),
     # --- lifespan
     _app("lifespan-order", "error", LIFESPAN, "each of startup and shutdown is answered once, when it was received"),
