@@ -232,7 +232,7 @@ def test_legal_order_is_known_to_body_and_writer_alone() -> None:
 def run_python(code: str) -> str:
     """What a fresh interpreter prints."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -252,6 +252,7 @@ for name in {names!r}:
 """
 
 
+@pytest.mark.timeout(160)  # every module, and each with all that it imports, again and again
 def test_module_imported_alone_in_fresh_interpreter_loads() -> None:
     """No module needs another one to be imported first."""
     # A bridge to what is not installed says so.
