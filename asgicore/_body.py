@@ -88,7 +88,6 @@ class Body(Receiver):
     _used: str | None = None
 
     def __init__(self, receive: Receive, limits: Limits = DEFAULT_LIMITS, keep: bool = False) -> None:
-        # What super().__init__() does: a call less for each request.
         self._receive: Receive = receive
         self.limits: Limits = limits
         self.is_kept: bool = keep

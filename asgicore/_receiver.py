@@ -29,7 +29,7 @@ from .errors import (
     MalformedBodyError,
     ServerProtocolError,
 )
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import Limits
 from .types import Message, Receive, Scope
 
 # How often the clock is looked at: 50 ns every 16 messages are not felt, and 16 messages of 64 KiB are hashed in 2 ms.
@@ -65,12 +65,13 @@ class Receiver:
     """Messages from the server, checked and counted, and the news that the client left.
 
     Called like ``receive`` itself it gives the next message.
-
-    Args:
-        receive: The server's channel. Nobody else may call it.
-        limits: ``max_body_bytes`` and ``body_timeout_seconds`` apply.
     """
 
+    # Set by Body: a call less for each request.
+    _receive: Receive
+    """The server's channel. Nobody else may call it."""
+    limits: Limits
+    """``max_body_bytes`` and ``body_timeout_seconds`` apply here."""
     # Defaults live in the class: what most requests never change costs them nothing to set.
     state: RequestState = _READING
     is_disconnected: bool = False
@@ -99,10 +100,6 @@ class Receiver:
     _arrived: Event | None = None
     _parked: Event | None = None
     _left: Event | None = None
-
-    def __init__(self, receive: Receive, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._receive: Receive = receive
-        self.limits: Limits = limits
 
     # --- facts ---------------------------------------------------------------------------------------
 
