@@ -126,7 +126,7 @@ async def good_wait(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize("app", [good, good_stream, good_wait], ids=lambda app: app.__name__)
 async def test_application_without_a_defect_passes_every_probe(app: App) -> None:
     """An answer, a stream and a wait: nothing but a note that the last one does not answer."""
-    session = Session(app, deadline=0.1 if app is good_wait else 0.9, grace=1.0, state={})
+    session = Session(app, deadline=0.06 if app is good_wait else 0.9, grace=1.0, state={})
     for name in PROBES:
         with anyio.fail_after(30):
             p, goes_on = await run_probe(session, name, "/")
@@ -301,7 +301,7 @@ async def ignores_cancel(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep_forever()
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
-            await anyio.sleep(0.2)
+            await anyio.sleep(0.12)
         raise
 
 
@@ -387,7 +387,7 @@ async def opens_on_loop(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def blocks(scope: Any, receive: Any, send: Any) -> None:
-    time.sleep(0.15)  # noqa: ASYNC251
+    time.sleep(0.12)  # noqa: ASYNC251
     await answer(scope, send)
 
 
@@ -481,7 +481,7 @@ def one_by_one() -> Any:
         if not locks:
             locks.append(anyio.Lock())
         async with locks[0]:
-            await anyio.sleep(0.045)
+            await anyio.sleep(0.025)
         await answer(scope, send)
 
     return app
@@ -567,7 +567,7 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> 
         app = app()  # what it shares between requests belongs to one event loop
     # What is found when time is over need not wait long; what has to end within it may take long on a busy machine.
     waits_for_nothing = rule in WAITING or app in (waits_without_server, never_answers_post)
-    session = Session(app, deadline=0.06, grace=0.03) if waits_for_nothing else Session(app, deadline=1.0, grace=0.1)
+    session = Session(app, deadline=0.06, grace=0.03) if waits_for_nothing else Session(app, deadline=1.0, grace=0.05)
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]

@@ -126,7 +126,7 @@ async def concurrency(p: Probing) -> None:
     began = process_time()
     together = await _time(p, 8)
     worked = process_time() - began
-    if alone > 0.04 and together > 6 * alone and worked < together / 2:
+    if alone > 0.02 and together > 6 * alone and worked < together / 2:
         p.found("serial", f"a request takes {alone * 1000:.0f} ms, 8 at once take {together * 1000:.0f} ms")
         return
     before = threading.active_count()
