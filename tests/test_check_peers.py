@@ -163,7 +163,7 @@ def find(target: str, backend: str) -> Found:
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[tuple[str, str], Future[Found]]]:
     """What the check finds in each application; they mostly wait, so some do it beside each other."""
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         yield {
             (target, backend): pool.submit(find, target, backend)
             for target, backend in RUNS

@@ -126,7 +126,9 @@ async def good_wait(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize("app", [good, good_stream, good_wait], ids=lambda app: app.__name__)
 async def test_application_without_a_defect_passes_every_probe(app: App) -> None:
     """An answer, a stream and a wait: nothing but a note that the last one does not answer."""
-    session = Session(app, deadline=0.06 if app is good_wait else 0.9, grace=1.0, state={})
+    # Nothing but the one that waits uses up its time.
+    seconds = (0.1, 0.003) if app is good_wait else (10.0, 0.02)
+    session = Session(app, deadline=seconds[0], grace=10.0, glance=seconds[1], state={})
     for name in PROBES:
         with anyio.fail_after(30):
             p, goes_on = await run_probe(session, name, "/")
@@ -567,7 +569,8 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> 
         app = app()  # what it shares between requests belongs to one event loop
     # What is found when time is over need not wait long; what has to end within it may take long on a busy machine.
     waits_for_nothing = rule in WAITING or app in (waits_without_server, never_answers_post)
-    session = Session(app, deadline=0.06, grace=0.03) if waits_for_nothing else Session(app, deadline=1.0, grace=0.05)
+    deadline = 0.06 if waits_for_nothing else 1.0
+    session = Session(app, deadline=deadline, grace=0.03 if waits_for_nothing else 0.05, glance=0.01)
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]
@@ -599,7 +602,7 @@ SKIPPING = (
 @pytest.mark.parametrize("app", [raises, returns, good_wait, good_stream, good], ids=lambda app: app.__name__)
 async def test_probe_that_has_nothing_to_try_says_why(app: App) -> None:
     """What a plain GET gives decides what can be tried."""
-    session = Session(app, deadline=0.05 if app is good_wait else 0.6, grace=0.5)
+    session = Session(app, deadline=0.05 if app is good_wait else 10.0, grace=0.5, glance=0.003)
     skipped = {}
     for name in SKIPPING:
         p, _ = await run_probe(session, name, "/")
