@@ -389,7 +389,7 @@ async def opens_on_loop(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def blocks(scope: Any, receive: Any, send: Any) -> None:
-    time.sleep(0.12)  # noqa: ASYNC251
+    time.sleep(0.25)  # noqa: ASYNC251
     await answer(scope, send)
 
 
@@ -401,17 +401,25 @@ async def reads_all(scope: Any, receive: Any, send: Any) -> None:
 
 def thread_each() -> Any:
     events: list[threading.Event] = []
+    are_many: list[anyio.Event] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        event = threading.Event()
+        event, many = threading.Event(), anyio.Event()
         thread = threading.Thread(target=event.wait)
         thread.start()
         events.append(event)
-        # Until the others have one, too.
-        await anyio.sleep(0.1 if len(events) > 1 else 0)
+        are_many.append(many)
+        # Of many, each waits until the others have a thread, too.
+        if len(events) > 90:
+            for one in are_many:
+                one.set()
+        with anyio.move_on_after(5 if len(events) > 8 else 0.05):
+            await many.wait()
+            await anyio.sleep(0.05)
         event.set()
         thread.join()
         events.remove(event)
+        are_many.remove(many)
         await answer(scope, send)
 
     return app
@@ -569,7 +577,7 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> 
         app = app()  # what it shares between requests belongs to one event loop
     # What is found when time is over need not wait long; what has to end within it may take long on a busy machine.
     waits_for_nothing = rule in WAITING or app in (waits_without_server, never_answers_post)
-    deadline = 0.06 if waits_for_nothing else 1.0
+    deadline = 0.06 if waits_for_nothing else 0.6 if app is blocks else 1.0
     session = Session(app, deadline=deadline, grace=0.03 if waits_for_nothing else 0.05, glance=0.01)
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
