@@ -464,6 +464,18 @@ async def test_exchange_of_a_probe_takes_changes_to_the_scope() -> None:
     assert scope["headers"][-1] == (b"a", b"b")
 
 
+async def test_exchange_finds_no_field_among_malformed_ones() -> None:
+    """They are a finding of the lint, and break nothing here."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [("a", "b", "c")]})
+        await send({"type": "http.response.body"})
+
+    exchange = Probing(Session(app), "/").exchange()
+    assert await exchange.until_ended(5)
+    assert exchange.header(b"a") is None
+
+
 # --- the report -------------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,7 @@ async def test_check_finds_nothing_in_ours(target: str, monkeypatch: pytest.Monk
     app = getattr(importlib.import_module(module), name)
     told: list[dict[str, Any]] = []
     with anyio.fail_after(60):
-        await work(app, jobs_of(target), {"deadline": 1.0, "grace": 1.0}, told.append)
+        await work(app, jobs_of(target), {"deadline": 10.0, "grace": 10.0, "glance": 0.03}, told.append)
     ends = [line for line in told if "end" in line]
     assert [tuple(line["end"]) for line in ends] == jobs_of(target)
     assert [(line["end"], one) for line in ends for one in line["findings"] if one["level"] != "note"] == []
@@ -62,7 +62,7 @@ def test_check_finds_nothing_in_our_bridge_to_django() -> None:
     if importlib.util.find_spec("django") is None:
         pytest.skip("needs Django")
     target = "django_one_file:own"
-    results = check(target, jobs_of(target), directory=os.fspath(APPS), deadline=1.0, grace=1.0)
+    results = check(target, jobs_of(target), directory=os.fspath(APPS), deadline=2.0, grace=10.0, glance=0.03)
     bad = [
         (result.probe, result.path, finding)
         for result in results

@@ -69,7 +69,14 @@ DEFECTS = [
     Defect("a query that is not UTF-8", DJANGO, "/echo", "odd-scopes", "query-refused"),
     Defect("a unix socket has the port None", DJANGO, "/echo", "odd-scopes", "none-as-text"),
     Defect("names keep their case", DJANGO, "/hello", "get", "header-case"),
-    Defect("a disconnect from a cancelled receive()", DJANGO, "/hello", "leave-after", "late-disconnect"),
+    Defect(
+        "a disconnect from a cancelled receive()",
+        DJANGO,
+        "/hello",
+        "leave-after",
+        "late-disconnect",
+        is_cured_in_django_6=True,
+    ),
     Defect("garbage for each request", DJANGO, "/hello", "leaks", "leak-cycles"),
     Defect("no ranges", DJANGO, "/file", "ranges", "range-ignored"),
     Defect("outer cancel leaves the view running", DJANGO, "/slow", "cancel", "task-left", is_cured_in_django_6=True),
@@ -163,7 +170,7 @@ def find(target: str, backend: str) -> Found:
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[tuple[str, str], Future[Found]]]:
     """What the check finds in each application; they mostly wait, so some do it beside each other."""
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         yield {
             (target, backend): pool.submit(find, target, backend)
             for target, backend in RUNS

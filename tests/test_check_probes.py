@@ -126,7 +126,9 @@ async def good_wait(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize("app", [good, good_stream, good_wait], ids=lambda app: app.__name__)
 async def test_application_without_a_defect_passes_every_probe(app: App) -> None:
     """An answer, a stream and a wait: nothing but a note that the last one does not answer."""
-    session = Session(app, deadline=0.1 if app is good_wait else 0.9, grace=1.0, state={})
+    # Nothing but the one that waits uses up its time.
+    seconds = (0.1, 0.003) if app is good_wait else (10.0, 0.02)
+    session = Session(app, deadline=seconds[0], grace=10.0, glance=seconds[1], state={})
     for name in PROBES:
         with anyio.fail_after(30):
             p, goes_on = await run_probe(session, name, "/")
@@ -301,7 +303,7 @@ async def ignores_cancel(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep_forever()
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
-            await anyio.sleep(0.2)
+            await anyio.sleep(0.12)
         raise
 
 
@@ -387,7 +389,7 @@ async def opens_on_loop(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def blocks(scope: Any, receive: Any, send: Any) -> None:
-    time.sleep(0.15)  # noqa: ASYNC251
+    time.sleep(0.25)  # noqa: ASYNC251
     await answer(scope, send)
 
 
@@ -399,17 +401,25 @@ async def reads_all(scope: Any, receive: Any, send: Any) -> None:
 
 def thread_each() -> Any:
     events: list[threading.Event] = []
+    are_many: list[anyio.Event] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        event = threading.Event()
+        event, many = threading.Event(), anyio.Event()
         thread = threading.Thread(target=event.wait)
         thread.start()
         events.append(event)
-        # Until the others have one, too.
-        await anyio.sleep(0.1 if len(events) > 1 else 0)
+        are_many.append(many)
+        # Of many, each waits until the others have a thread, too.
+        if len(events) > 90:
+            for one in are_many:
+                one.set()
+        with anyio.move_on_after(5 if len(events) > 8 else 0.05):
+            await many.wait()
+            await anyio.sleep(0.05)
         event.set()
         thread.join()
         events.remove(event)
+        are_many.remove(many)
         await answer(scope, send)
 
     return app
@@ -481,7 +491,7 @@ def one_by_one() -> Any:
         if not locks:
             locks.append(anyio.Lock())
         async with locks[0]:
-            await anyio.sleep(0.045)
+            await anyio.sleep(0.025)
         await answer(scope, send)
 
     return app
@@ -567,7 +577,8 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> 
         app = app()  # what it shares between requests belongs to one event loop
     # What is found when time is over need not wait long; what has to end within it may take long on a busy machine.
     waits_for_nothing = rule in WAITING or app in (waits_without_server, never_answers_post)
-    session = Session(app, deadline=0.06, grace=0.03) if waits_for_nothing else Session(app, deadline=1.0, grace=0.1)
+    deadline = 0.06 if waits_for_nothing else 0.6 if app is blocks else 1.0
+    session = Session(app, deadline=deadline, grace=0.03 if waits_for_nothing else 0.05, glance=0.01)
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]
@@ -599,7 +610,7 @@ SKIPPING = (
 @pytest.mark.parametrize("app", [raises, returns, good_wait, good_stream, good], ids=lambda app: app.__name__)
 async def test_probe_that_has_nothing_to_try_says_why(app: App) -> None:
     """What a plain GET gives decides what can be tried."""
-    session = Session(app, deadline=0.05 if app is good_wait else 0.6, grace=0.5)
+    session = Session(app, deadline=0.05 if app is good_wait else 10.0, grace=0.5, glance=0.003)
     skipped = {}
     for name in SKIPPING:
         p, _ = await run_probe(session, name, "/")

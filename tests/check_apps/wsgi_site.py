@@ -104,12 +104,12 @@ def parts(environ: Environ, start_response: Any) -> Iterator[bytes]:
 def stream(environ: Environ, start_response: Any) -> Iterator[bytes]:
     start_response("200 OK", [TEXT])
     while True:
-        time.sleep(0.001)  # whoever takes it all does not take the machine's memory within the second
+        time.sleep(0.0002)  # whoever takes it all does not take the machine's memory within the second
         yield b"x" * 65536
 
 
 def blocking(environ: Environ, start_response: Any) -> list[bytes]:
-    time.sleep(0.1)
+    time.sleep(0.05)
     start_response("200 OK", [TEXT, ("Content-Length", "5")])
     return [b"slept"]
 

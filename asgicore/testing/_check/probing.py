@@ -16,7 +16,7 @@ from .._requests import http_scope
 from .exchange import Answer, Exchange, Item
 from .rules import CHECK_RULES
 
-__all__ = ["Probing", "Profile", "Session", "body_items", "profile_from"]
+__all__ = ["Kind", "Probing", "Profile", "Session", "body_items", "profile_from"]
 
 ENOUGH_PARTS: Final = 32
 ENOUGH_BYTES: Final = 4 * 2**20
@@ -70,6 +70,8 @@ class Session:
     grace: float = 1.0
     """How long a call may go on when its client has left, in seconds."""
     state: dict[str, Any] | None = None
+    glance: float | None = None
+    """How long what comes at once or not at all may take, in seconds; a thirtieth of the deadline."""
     profiles: dict[str, Profile] = field(default_factory=dict[str, "Profile"])
     """What is known of paths already."""
 
@@ -82,8 +84,7 @@ class Probing:
         self.path = path
         self.deadline = session.deadline
         self.grace = session.grace
-        self.glance = session.deadline / 30
-        """For what comes at once or not at all: 0.1 s of a deadline of 3 s."""
+        self.glance = session.glance or session.deadline / 30
         self.findings: list[Finding] = []
         self.is_spoilt = False
         """Whether a call had to be cut short, so that what it leaves behind says nothing."""

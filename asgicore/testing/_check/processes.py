@@ -37,6 +37,7 @@ def check(
     backend: str = "asyncio",
     deadline: float = 3.0,
     grace: float = 1.0,
+    glance: float | None = None,
     verbose: bool = False,
     patience: float | None = None,
 ) -> list[Result]:
@@ -49,6 +50,7 @@ def check(
         backend: The event loop, ``"asyncio"`` or ``"trio"``.
         deadline: How long an answer may take, in seconds.
         grace: How long work may go on when its client has left, in seconds.
+        glance: How long what comes at once or not at all may take, in seconds; a thirtieth of the deadline.
         verbose: Whether the application's own output is shown.
         patience: After how many seconds without a word a probe is given up; 20 deadlines, at least a minute.
 
@@ -66,7 +68,7 @@ def check(
             "jobs": pending,
             "profiles": profiles,
             "backend": backend,
-            "options": {"deadline": deadline, "grace": grace},
+            "options": {"deadline": deadline, "grace": grace, "glance": glance},
         }
         with _Worker(given, verbose) as worker:
             done = _follow(worker, pending, profiles, wait)

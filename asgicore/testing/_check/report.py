@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .._lint.rules import RULES, Finding
 from .probes import LIFESPAN, describe_probe
-from .probing import Profile
+from .probing import Kind, Profile
 from .rules import CHECK_RULES
 
 __all__ = ["Result", "again", "count_levels", "leave_out_repeats", "to_json", "to_text"]
@@ -120,15 +120,13 @@ def to_text(target: str, options: list[str], results: list[Result]) -> str:
 
 def _describe(profile: Profile) -> str:
     status, _, size = profile.answer
-    match profile.kind:
-        case "complete":
-            return f"{status}, {size} bytes"
-        case "streams":
-            return f"{status}, a stream"
-        case "waits":
-            return "no answer"
-        case "fails":
-            return "fails"
+    texts: dict[Kind, str] = {
+        "complete": f"{status}, {size} bytes",
+        "streams": f"{status}, a stream",
+        "waits": "no answer",
+        "fails": "fails",
+    }
+    return texts[profile.kind]
 
 
 def _entry(label: str, text: str) -> str:

@@ -150,7 +150,7 @@ def _is_own(place: str) -> bool:
 async def work(
     app: Application,
     jobs: Iterable[tuple[str, str]],
-    options: dict[str, float],
+    options: dict[str, Any],
     tell: Tell,
     profiles: dict[str, list[Any]] | None = None,
 ) -> None:
@@ -159,17 +159,18 @@ async def work(
     Args:
         app: The application.
         jobs: Names of probes, and a path each.
-        options: ``deadline`` and ``grace``.
+        options: ``deadline``, ``grace`` and ``glance`` of the :class:`Session`.
         tell: Called with every line for the parent.
         profiles: What another process has learnt of paths.
     """
-    lifespan = Lifespan(app, options["deadline"])
+    session = Session(app, **options)
+    lifespan = Lifespan(app, session.deadline)
     await lifespan.start()
     if lifespan.failure is not None:
         tell({"failure": f"the application does not start: {lifespan.failure}"})
         return
     tell({"ready": True})
-    session = Session(app, options["deadline"], options["grace"], lifespan.state)
+    session.state = lifespan.state
     session.profiles.update({path: profile_from(given) for path, given in (profiles or {}).items()})
     is_stopped = False
     for name, path in jobs:
