@@ -159,7 +159,7 @@ async def work(
     Args:
         app: The application.
         jobs: Names of probes, and a path each.
-        options: ``deadline``, ``grace`` and ``glance`` of the :class:`Session`.
+        options: ``deadline``, ``grace`` and ``glance`` of the ``Session``.
         tell: Called with every line for the parent.
         profiles: What another process has learnt of paths.
     """
