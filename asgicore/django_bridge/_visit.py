@@ -138,7 +138,11 @@ class Visit:
         if not self.is_started:
             return  # refused by the engine: nobody was told of it, and its response holds nothing
         if responses:
-            responses[-1]._handler_class = sender
-            responses[-1].close()
+            sent = responses[-1]
+            sent._handler_class = sender
+            sent.close()
+            if getattr(sent, "file_to_stream", None) is not None:
+                # Django's way to read it refers to the response, which holds that until it is read to its end.
+                sent._iterator = iter(())
         else:
             request_finished.send(sender=sender)
