@@ -25,6 +25,10 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", _ASYNCIO, indirect=True)
 """For tests of what only asyncio has, native cancellation above all."""
 
 
+interim_passes = pytest.mark.filterwarnings("ignore:.*status-interim")
+"""For tests of statuses from 100 to 199, which the lint does not recommend, and the engine sends as any other."""
+
+
 def on_trio() -> bool:
     """Whether the current task is trio's."""
     try:

@@ -21,6 +21,7 @@ from django.http import (
 from django.template import engines
 from django.template.response import TemplateResponse
 from django_site import OURS, STOCK, Diary, ask, backends, both, noting, receivers, run, same, site
+from faults import interim_passes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -209,7 +210,7 @@ class AsyncCounted:
 BODILESS = [("HEAD", 200), ("GET", 204), ("GET", 304), ("HEAD", 404), ("GET", 101), ("GET", 103)]
 
 
-@pytest.mark.filterwarnings("ignore:.*status-interim")  # what Django lets a view do
+@interim_passes
 @pytest.mark.parametrize(("method", "status"), BODILESS)
 @pytest.mark.parametrize("kind", ["whole", "declared", "sync stream", "async stream", "file"])
 async def test_response_that_may_have_no_body_has_none(method: str, status: int, kind: str, tmp_path: Any) -> None:
@@ -441,6 +442,7 @@ async def test_response_hop_by_hop_field_is_dropped(name: str, kind: Any) -> Non
     assert outcome.body == b"text"
 
 
+@interim_passes
 @given(
     name=st.text(max_size=8) | st.sampled_from(["X-Word", "content-length", "Set-Cookie", "Transfer-Encoding"]),
     value=st.text(max_size=20),

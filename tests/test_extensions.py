@@ -453,7 +453,7 @@ def test_encode_trailers_keeps_repeats_in_order() -> None:
 
 # --- ready-made messages -------------------------------------------------------------------------------------
 
-START: Message = {"type": "http.response.start", "status": 200, "headers": [], "trailers": True}
+START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"trailer", b"x-a")], "trailers": True}
 LAST: Message = {"type": "http.response.body", "body": b"x"}
 FIELDS: Message = {"type": TRAILERS, "headers": [(b"X-A", b"1")]}
 

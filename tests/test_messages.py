@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from faults import Steps, on_asyncio, turn
+from faults import Steps, interim_passes, on_asyncio, turn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -210,7 +210,10 @@ plans = st.builds(
     waits=st.integers(0, 2),
     fails=st.none() | st.tuples(st.sampled_from(["first", "read", "last", "part 0", "part 1", "part 3"]), errors),
     status=st.integers(100, 599) | st.sampled_from([200, 204, 304, 100]),
-    headers=st.lists(st.tuples(header_names, header_values), max_size=2),
+    # Repeats go out as the endpoint gives them; of this field they are its own mistake, and the lint says so.
+    headers=st.lists(st.tuples(header_names, header_values), max_size=2).filter(
+        lambda fields: [name for name, _ in fields].count("Content-Type") < 2
+    ),
     content=st.one_of(small_bytes, texts, stream_parts, stream_parts, st.sampled_from([None, 1, Response])),
     declared=st.none() | st.integers(0, 12),
     part_waits=st.integers(0, 1),
@@ -267,6 +270,7 @@ class Small(Handler):
 LIMITS = Limits(max_body_bytes=20, spool_threshold_bytes=12)
 
 
+@interim_passes
 @settings(
     max_examples=200,
     deadline=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import threading
 import types
@@ -43,8 +42,7 @@ from asgicore import (
     Timings,
     _observe,
 )
-from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, call, http_scope
-from asgicore.testing._living import collect_cycles
+from asgicore.testing import DISCONNECT, EMPTY, Channel, LeakGuard, Message, body_messages, call, http_scope
 from asgicore.types import Receive, Scope, Send
 from asgicore.wsgi_bridge import WSGIHandler
 
@@ -1273,13 +1271,8 @@ async def test_observed_request_leaves_no_cycle(fails: bool) -> None:
 
     handler = Handler(endpoint, observe=[look, Looking()])
     plain = Plain()
-    gc.collect()  # the handlers of other tests
-    gc.disable()
-    try:
+    async with LeakGuard(cycles=["asgicore._observe", "asgicore._exchange"]):
         await handler(http_scope(), plain.receive, plain.send)
-        assert collect_cycles(["asgicore._observe", "asgicore._exchange"]) == []
-    finally:
-        gc.enable()
 
 
 async def test_observer_client_gone_before_the_handler_is_asked_is_told() -> None:

@@ -232,6 +232,14 @@ def test_guard_takes_an_idle_thread_of_a_pool_for_none() -> None:
         stop.set()
 
 
+@on_asyncio
+async def test_guard_takes_an_idle_thread_of_the_event_loop_for_none() -> None:
+    """The executor of asyncio's own loop and that of uvloop name their threads differently."""
+    async with LeakGuard(**QUICK):
+        await asyncio.get_running_loop().run_in_executor(None, int)
+        assert [thread for thread in threading.enumerate() if thread.name in ("asyncio_0", "uvloop_0")]
+
+
 async def test_guard_takes_idle_threads_of_the_backend_for_none() -> None:
     """Those of anyio, of trio, and ours."""
 

@@ -13,7 +13,8 @@ from faults import on_asyncio
 
 from asgicore import Handler, JSONResponse, Request, Response
 from asgicore.testing import DAPHNE, UVICORN, Client, LifespanError
-from asgicore.testing._living import tasks as living_tasks
+
+pytestmark = pytest.mark.usefixtures("leak_guard")
 
 
 async def show_state(request: Request) -> Response:
@@ -56,13 +57,6 @@ class Script:
                 raise step
             else:
                 await send({"type": f"lifespan.{step}", **({"message": "why"} if "failed" in step else {})})
-
-
-@pytest.fixture(autouse=True)
-async def _no_task_left() -> AsyncIterator[None]:
-    before = living_tasks()
-    yield
-    assert living_tasks() == before
 
 
 async def test_lifespan_of_ours_surrounds_the_test_and_gives_its_state() -> None:

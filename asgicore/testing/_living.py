@@ -22,7 +22,7 @@ from ._where import describe_code, describe_thread, describe_wait, runs_code_of_
 __all__ = ["collect_cycles", "descriptors", "leak_of_descriptor", "leak_of_task", "leak_of_thread", "tasks", "threads"]
 
 # Threads of pools stay when their work is done, for the next; they count while they work.
-_POOLS: Final = ("AnyIO worker thread", "Trio thread", "ThreadPoolExecutor-", "asyncio_", "asgicore-")
+_POOLS: Final = ("AnyIO worker thread", "Trio thread", "ThreadPoolExecutor-", "asyncio_", "uvloop_", "asgicore-")
 
 # What runs the tests in anyio's pytest plugin.
 _RUNNER: Final = "TestRunner._run_tests_and_fixtures"
