@@ -13,9 +13,12 @@ from weakref import WeakMethod, ref
 
 from .types import Receive, Scope
 
-__all__ = ["Channel", "find_channel"]
+__all__ = ["TAPPED", "Channel", "find_channel"]
 
 _KEY: Final = "asgicore.channel"
+
+TAPPED: Final = "asgicore_tapped"
+"""Where a ``receive`` that only looks on has the one that it looks at."""
 
 
 class Channel:
@@ -57,6 +60,7 @@ def _refer(receive: Receive) -> Callable[[], Receive | None]:
 
 def find_channel(scope: Scope, receive: Receive) -> Channel:
     """What is known of this channel; noted from now on, where the scope can be added to."""
+    receive = getattr(receive, TAPPED, receive)
     channel = scope.get(_KEY)
     if not isinstance(channel, Channel) or not channel.is_of(receive):
         channel = Channel(receive)

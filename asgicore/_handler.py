@@ -109,7 +109,8 @@ class Handler(Hooks):
             Never in production.
 
     Raises:
-        TypeError: The endpoint is no callable, or there is none; an observer is no callable, or asynchronous.
+        TypeError: The endpoint is no callable, or there is none; ``limits`` or ``compression`` is something else; an
+            observer is no callable, or asynchronous.
         ValueError: ``body`` or ``on_disconnect`` is none of the words above, or a synchronous endpoint is to stream.
     """
 
@@ -133,6 +134,10 @@ class Handler(Hooks):
             raise ValueError(f"body is 'spool' or 'stream', not {body!r}")
         if on_disconnect not in ("cancel", "notify"):
             raise ValueError(f"on_disconnect is 'cancel' or 'notify', not {on_disconnect!r}")
+        if not isinstance(cast("object", limits), Limits):
+            raise TypeError(f"limits takes a Limits, as in Limits(max_body_bytes=...), not {type(limits).__name__}")
+        if not isinstance(cast("object", compression), Compression | None):
+            raise TypeError(f"compression takes a Compression, as in Compression(), not {type(compression).__name__}")
         if endpoint is None:
             if not self._overrides("run_get_response"):
                 raise TypeError("Handler takes an endpoint, or a subclass overrides run_get_response")

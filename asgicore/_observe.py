@@ -7,8 +7,10 @@ an endpoint calls, does not matter.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context, ContextVar, copy_context
 from time import monotonic
@@ -30,6 +32,12 @@ from .types import Message, RawHeaders, Receive, Scope, Send
 __all__ = ["ObservedExchange", "Observers", "note_error"]
 
 logger = logging.getLogger("asgicore")
+
+# Fields of which each line, or each member, stands for itself.
+_LISTS: Final = frozenset(
+    name.encode()
+    for name in ("cache-control", "link", "server-timing", "set-cookie", "vary", "warning", "www-authenticate")
+)
 
 Handle: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Told: TypeAlias = Callable[[Exchange], tuple[Any, Any]]
@@ -62,8 +70,11 @@ class Observers:
         """Serve one HTTP request by ``handle``, and tell what becomes of it."""
         if type(scope.get("headers")) is not list:
             # The specification allows any iterable, and an iterator can be read once.
-            with suppress(RequestError):
-                scope = {**scope, "headers": list_headers(scope.get("headers"))}
+            try:
+                fields: Any = list_headers(scope.get("headers"))
+            except Exception as exc:
+                fields = _Unreadable(exc)
+            scope = {**scope, "headers": fields}
         observation = _Observation(self, scope, receive)
         token = _current.set(observation)
         raised: BaseException | None = None
@@ -84,6 +95,16 @@ class Observers:
                 _current.reset(token)
 
 
+class _Unreadable:
+    """Header fields that raise what they have raised before, to whoever asks for them."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        raise self._error
+
+
 class _Observation:
     """What is seen of one request."""
 
@@ -93,6 +114,7 @@ class _Observation:
         "_bytes_received",
         "_bytes_sent",
         "_context",
+        "_elsewhere",
         "_entered",
         "_headers",
         "_observers",
@@ -101,6 +123,7 @@ class _Observation:
         "_response_ended",
         "_response_started",
         "_scope",
+        "_status",
         "_trails",
         "endpoint_called",
         "endpoint_returned",
@@ -124,7 +147,9 @@ class _Observation:
         self._bytes_received = 0
         self._bytes_sent = 0
         self._headers: Iterable[tuple[bytes, bytes]] = ()
+        self._status: int | None = None
         self._trails = False
+        self._elsewhere: BaseException | None = None
         self._answered: BaseException | None = None
         self.error: BaseException | None = None
         self.exchange: ObservedExchange | None = None
@@ -157,15 +182,19 @@ class _Observation:
 
     def on_send(self, message: Any) -> Any:
         if message.get("type") == "http.response.start":
-            added = self._extra_headers()
+            fields = [*(message.get("headers") or ())]
+            added = self._extra_headers(fields)
             if added:
-                message = {**message, "headers": [*(message.get("headers") or ()), *added]}
+                message = {**message, "headers": fields + added}
         return message
 
     def on_sent(self, message: Any) -> None:
         kind = message.get("type")
         if kind == "http.response.start":
             self._response_started = monotonic()
+            self._status = message.get("status")
+            if self._elsewhere is not None and (self._status or 0) >= 500:
+                self.note(self._elsewhere)
             self._trails = bool(message.get("trailers"))
             self._headers = message.get("headers") or ()
             return
@@ -184,15 +213,16 @@ class _Observation:
             # What fails after this decides nothing.
             self._answered = self.error
 
-    def _extra_headers(self) -> RawHeaders:
+    def _extra_headers(self, head: RawHeaders) -> RawHeaders:
         added: RawHeaders = []
         for observer in self._observers.adding:
             request, response = self._subjects()
             try:
                 given = pairs(observer.extra_headers(request, response, self.timings()))
                 fields = [encode_field(name, value) for name, value in given]
-                if find(fields, b"content-length") is not None:
-                    raise InvalidHeaderError("content-length", "an observer cannot change what is sent")
+                for name, _ in fields:
+                    if name == b"content-length" or (name not in _LISTS and find(head, name) is not None):
+                        raise InvalidHeaderError(name.decode(), "an observer cannot change what is sent")
             except Exception as exc:
                 _log(observer, exc)
             else:
@@ -206,12 +236,17 @@ class _Observation:
         if self._response_ended is None or self.error is None:
             self.error = error
 
+    def note_elsewhere(self, error: BaseException) -> None:
+        """An error that somebody else made a response of, if that says so."""
+        self._elsewhere = error
+
     def is_about(self, subject: object) -> bool:
         exchange = self.exchange
         return exchange is not None and (exchange.body is subject or self._observers.told(exchange)[0] is subject)
 
     def timings(self, finished: float | None = None) -> Timings:
         return Timings(
+            status_code=self._status,
             received=self._received,
             body_complete=self._body_complete,
             endpoint_called=self.endpoint_called,
@@ -249,7 +284,7 @@ class _Observation:
                 if not (is_elsewhere and isinstance(exc, ValueError)):
                     _log(observer, exc)
         # Each refers to this.
-        self.exchange = self.error = self._answered = self._context = None
+        self.exchange = self.error = self._answered = self._elsewhere = self._context = None
 
     def _subjects(self) -> tuple[Any, Any]:
         exchange = self.exchange
@@ -267,7 +302,7 @@ class _Observation:
         is_complete = self._response_ended is not None
         is_elsewhere = is_elsewhere and not is_complete
         error = self._answered if is_complete else self.error if raised is None else raised
-        if is_elsewhere or (error is not None and not isinstance(error, Exception)):
+        if is_elsewhere or isinstance(error, (GeneratorExit, asyncio.CancelledError)) or _is_of_trio(error):
             return Outcome.CANCELLED
         if isinstance(error, (RequestError, ThreadsBusyError)):
             return Outcome.REFUSED
@@ -288,7 +323,10 @@ def note_error(error: BaseException | None, subject: object) -> None:
     """
     observation = _current.get()
     if error is not None and observation is not None and observation.is_about(subject):
-        observation.note(error)
+        if isinstance(error, RequestError):
+            observation.note(error)
+        else:
+            observation.note_elsewhere(error)
 
 
 class ObservedExchange(Exchange):
@@ -331,6 +369,12 @@ class ObservedExchange(Exchange):
         """As of ``Exchange``."""
         if self._observation is not None:
             self._observation.note(error)
+
+
+def _is_of_trio(error: BaseException | None) -> bool:
+    """Whether it is a cancellation of trio's, whose module may not be here."""
+    trio: Any = sys.modules.get("trio")
+    return trio is not None and isinstance(error, trio.Cancelled)
 
 
 def _log(observer: object, exc: Exception) -> None:

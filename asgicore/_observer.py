@@ -54,6 +54,8 @@ class Timings:
     """The server took the last message of the response: whether the response is complete."""
     finished: float | None = None
     """Background work and cleanup are over."""
+    status_code: int | None = None
+    """Of the response that was started, whoever made it."""
     bytes_received: int = 0
     """Of the body, as far as it was received."""
     bytes_sent: int = 0

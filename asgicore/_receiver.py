@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from anyio import CancelScope, Event, move_on_after
 from anyio.lowlevel import checkpoint
 
+from ._channel import TAPPED
 from ._idle import IdleTimer, receive_within
 from ._state import REQUEST, RequestEvent, RequestState
 from ._watch import FAIR_SECONDS, is_trio
@@ -437,4 +438,6 @@ def tap_receive(receive: Receive, after: Callable[[Message], None]) -> Receive:
         after(message)
         return message
 
+    # It is the same channel still, for the requests that are built on it within and around.
+    vars(receive_tapped)[TAPPED] = receive
     return receive_tapped

@@ -20,11 +20,13 @@ logger = logging.getLogger("access")
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 UNSAFE = re.compile(r"[^\x20-\x7e]|[\"\\]")
+# Outside of quotes a blank ends a field, and a bracket begins the time.
+UNSAFE_WORD = re.compile(r"[^\x21-\x7e]|[\"\\\[\]]")
 
 
-def escape(text: str) -> str:
+def escape(text: str, unsafe: re.Pattern[str] = UNSAFE) -> str:
     """Text of a client's, in printable ASCII without quotes and backslashes."""
-    data = UNSAFE.sub(lambda found: "".join(rf"\x{byte:02x}" for byte in found[0].encode(errors="replace")), text)
+    data = unsafe.sub(lambda found: "".join(rf"\x{byte:02x}" for byte in found[0].encode(errors="replace")), text)
     return data[:4096]
 
 
@@ -48,16 +50,16 @@ def access_log(request: Any, response: Any, timings: Timings, outcome: Outcome, 
     now = datetime.now().astimezone()
     client = scope.get("client")
     # 499 is nginx's: there was nobody to be answered.
-    status = response.status_code if timings.response_started is not None else 499
+    status = timings.status_code or 499
     logger.info(
         '%s - - [%02d/%s/%s] "%s %s HTTP/%s" %d %s "%s" "%s"',
-        escape(client[0]) if client else "-",
+        escape(client[0], UNSAFE_WORD) if client else "-",
         now.day,
         MONTHS[now.month - 1],
         now.strftime("%Y:%H:%M:%S %z"),
-        escape(str(scope.get("method"))),
-        escape(target(scope)),
-        escape(str(scope.get("http_version"))),
+        escape(str(scope.get("method")), UNSAFE_WORD),
+        escape(target(scope), UNSAFE_WORD),
+        escape(str(scope.get("http_version")), UNSAFE_WORD),
         status,
         timings.bytes_sent or "-",
         field(scope, b"referer"),

@@ -38,7 +38,7 @@ class RequestLog(Observer):
             "request",
             method=request.scope["method"],
             path=request.scope["path"],
-            status=None if timings.response_started is None else response.status_code,
+            status=timings.status_code,
             outcome=outcome.value,
             seconds=timings.total_seconds,
             bytes_received=timings.bytes_received,

@@ -67,12 +67,12 @@ class Tracing(Observer):
     ) -> None:
         span = trace.get_current_span()
         ended: dict[str, Any] = {"network.protocol.version": str(request.scope.get("http_version"))}
-        if timings.response_started is not None:
-            ended["http.response.status_code"] = response.status_code
+        if timings.status_code is not None:
+            ended["http.response.status_code"] = timings.status_code
         if outcome is Outcome.FAILED:
             ended["error.type"] = type(error).__qualname__
         elif ended.get("http.response.status_code", 0) >= 500:
-            ended["error.type"] = str(response.status_code)
+            ended["error.type"] = str(timings.status_code)
         elif timings.response_ended is None:
             ended["error.type"] = outcome.value
         self.duration.record(timings.total_seconds or 0, {**basics(request.scope), **ended})

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from django.core.exceptions import PermissionDenied
+from django.core.signals import got_request_exception
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django_site import OURS, ask, backends, run, site
 
@@ -93,6 +94,24 @@ async def test_observer_of_a_view_that_fails_gets_the_exception(is_async: bool) 
     _, response, _, end, error = seeing.only()
     assert outcome.status == response.status_code == 500
     assert (end, error) == (Outcome.FAILED, failure)
+
+
+async def test_observer_of_a_view_that_reports_an_exception_and_answers_is_told_completed() -> None:
+    """The signal alone is no failure."""
+
+    def reports(request: HttpRequest) -> HttpResponse:
+        try:
+            raise KeyError("no")
+        except KeyError:
+            got_request_exception.send(sender=None, request=request)
+        return HttpResponse("yes")
+
+    seeing = Seeing()
+    with site(reports):
+        await ask(OURS(observe=seeing))
+    _, response, timings, end, error = seeing.only()
+    assert (response.status_code, timings.status_code) == (200, 200)
+    assert (end, error) == (Outcome.COMPLETED, None)
 
 
 @pytest.mark.parametrize(("raised", "status"), [(Http404, 404), (PermissionDenied, 403)])

@@ -101,6 +101,19 @@ def test_handler_option_unknown_raises(options: Any, message: str) -> None:
         Handler(hello, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"limits": {"max_body_bytes": 1}}, "limits takes a Limits, .* not dict", id="limits"),
+        pytest.param({"compression": True}, "compression takes a Compression, .* not bool", id="compression"),
+    ],
+)
+def test_handler_option_of_another_type_raises(options: Any, message: str) -> None:
+    """At construction, and not with the first request."""
+    with pytest.raises(TypeError, match=message):
+        Handler(hello, **options)
+
+
 def test_handler_without_endpoint_raises() -> None:
     """A handler needs an endpoint, or a run_get_response() of its own."""
     with pytest.raises(TypeError, match="run_get_response"):

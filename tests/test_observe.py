@@ -21,6 +21,7 @@ from faults import dropped_when, on_asyncio, on_trio
 
 from asgicore import (
     Body,
+    BodyConsumedError,
     BodyTimeoutError,
     BodyTooLargeError,
     ClientDisconnectedError,
@@ -946,6 +947,55 @@ async def test_observer_of_headers_that_are_none_is_told_refused() -> None:
     assert (end.status, end.outcome) == (400, Outcome.REFUSED)
 
 
+@pytest.mark.parametrize("error", [TypeError, KeyError])
+async def test_observer_of_headers_that_fail_changes_no_answer(error: type[Exception]) -> None:
+    """An iterator that raises on the way does so for the engine, too, and the end is told."""
+
+    def fields() -> Iterator[tuple[bytes, bytes]]:
+        yield b"host", b"x"
+        raise error
+
+    plain = await call(Handler(hello), headers=fields())
+    end, raised = await observe(hello, Channel(), {"headers": fields()})
+    assert (end.timings.status_code, raised) == (plain.status, None)
+    assert end.outcome is (Outcome.REFUSED if plain.status == 400 else Outcome.FAILED)
+
+
+async def test_observer_within_a_request_that_read_the_body_does_not_wait_for_it() -> None:
+    """Whoever looks on is not another channel: a second reader is told at once."""
+
+    class Reading(Handler):
+        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+            with pytest.raises(BodyConsumedError):
+                await Request(scope, receive, send).body()
+            await Response("told")(scope, receive, send)
+
+    ends = Ends()
+    handler = Reading(hello, observe=ends)
+    channel, scope = Channel(body_messages(b"abc")), http_scope(method="POST")
+    with anyio.fail_after(5):
+        assert await Request(scope, channel.receive, channel.send).body() == b"abc"
+        await handler(scope, channel.receive, channel.send)
+    assert channel.body == b"told"
+    assert (ends.only().response, ends.only().timings.status_code) == (None, 200)
+
+
+async def test_observer_error_that_is_no_exception_is_told_failed() -> None:
+    """Nobody cancelled anything."""
+
+    class Own(BaseException):
+        pass
+
+    async def endpoint(request: Request) -> Response:
+        raise Own
+
+    ends = Ends()
+    with pytest.raises(Own):
+        await Handler(endpoint, observe=ends)(http_scope(), Channel().receive, Channel().send)
+    assert ends.only().outcome is Outcome.FAILED
+    assert isinstance(ends.only().error, Own)
+
+
 # --- fields for the response -------------------------------------------------------------------------------
 
 
@@ -1000,7 +1050,10 @@ async def test_observer_extra_headers_are_asked_for_when_a_first_answer_could_no
 
 @pytest.mark.parametrize(
     "fields",
-    [{"x-a": "1\r\nx-b: 2"}, {"connection": "close"}, {"Content-Length": "3"}, [("x-a",)], {"x-a": 1}, 7],
+    [
+        *({"x-a": "1\r\nx-b: 2"}, {"connection": "close"}, {"Content-Length": "3"}),
+        *([("x-a",)], {"x-a": 1}, 7),
+    ],
     ids=["CR LF", "the server's", "length", "no pairs", "no text", "no fields"],
 )
 async def test_observer_extra_headers_that_must_not_leave_are_logged(
@@ -1011,6 +1064,21 @@ async def test_observer_extra_headers_that_must_not_leave_are_logged(
     channel = await call(Handler(hello, observe=[Adding(fields), Adding({"x-b": "2"})]))
     assert channel.headers == [*plain.headers, (b"x-b", b"2")]
     assert channel.body == b"hello"
+    assert [record.getMessage() for record in caplog.records] == ["the observer Adding failed"]
+
+
+async def test_observer_extra_headers_repeat_only_what_may_be_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    """A second type would contradict the first; a second cookie is another one."""
+
+    async def endpoint(request: Request) -> Response:
+        response = Response("hello")
+        response.set_cookie("a", "1")
+        return response
+
+    adding = [Adding({"Content-Type": "x/y"}), Adding({"Set-Cookie": "b=2"})]
+    channel = await call(Handler(endpoint, observe=adding))
+    names = [name for name, _ in channel.headers]
+    assert (names.count(b"content-type"), names.count(b"set-cookie")) == (1, 2)
     assert [record.getMessage() for record in caplog.records] == ["the observer Adding failed"]
 
 

@@ -7,6 +7,7 @@ import contextvars
 import hashlib
 import io
 import logging
+import os
 import sys
 import threading
 import types
@@ -1433,3 +1434,24 @@ async def test_request_that_is_thrown_away_frees_its_thread(at: str) -> None:
         await eventually(lambda: threads.in_use == 0)
     assert parts.closed == 1
     assert await threads.aclose()
+
+
+async def test_file_of_which_a_range_is_asked_is_found_and_closed(tmp_path: Path) -> None:
+    """Werkzeug wraps the wrapper: it seeks in the file, and closes it."""
+    werkzeug_utils = pytest.importorskip("werkzeug.utils")
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # nobody reads this to its end
+        file.seek(-4, os.SEEK_END)
+        file.write(b"last")
+    opened: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        opened.append(path.open("rb"))
+        response = werkzeug_utils.send_file(opened[-1], environ, mimetype="text/plain", conditional=False)
+        response.make_conditional(environ, accept_ranges=True, complete_length=2**40)
+        return response(environ, start_response)
+
+    channel = await call(WSGIHandler(app), headers=[(b"range", b"bytes=-4")])
+    assert (channel.status, channel.body) == (206, b"last")
+    assert opened[0].closed

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
-from typing import IO, Any, Final, Literal, TypeAlias, cast
+from typing import IO, Any, Final, Literal, Self, TypeAlias, cast
 
 from .._callables import is_async_callable
 from .._compression import Compression
@@ -53,7 +53,10 @@ _JOIN_BYTES: Final = 65536
 
 
 class FileWrapper:
-    """``wsgi.file_wrapper``: an iterable over a file, which the engine sends by itself where it is a real one.
+    """``wsgi.file_wrapper``: an iterator over a file, which the engine sends by itself where it is a real one.
+
+    What wraps it in turn, as Werkzeug does for a range, can close it and find its place: ``close``, ``seek``, ``tell``
+    and ``seekable`` are those of the file, where it has them.
 
     Args:
         filelike: Whatever has ``read``.
@@ -63,12 +66,18 @@ class FileWrapper:
     def __init__(self, filelike: Any, block_size: int = 65536) -> None:
         self.filelike = filelike
         self.block_size = block_size
-        if hasattr(filelike, "close"):
-            self.close: Callable[[], object] = filelike.close
+        for name in ("close", "seek", "tell", "seekable"):
+            if hasattr(filelike, name):
+                setattr(self, name, getattr(filelike, name))
 
-    def __iter__(self) -> Iterator[bytes]:
-        while block := self.filelike.read(self.block_size):
-            yield block
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        block: bytes = self.filelike.read(self.block_size)
+        if not block:
+            raise StopIteration
+        return block
 
 
 class _Answer:
