@@ -131,7 +131,7 @@ def _databases() -> Iterator[Finding]:
                 "change",
                 f"DATABASES[{alias!r}]",
                 "CONN_MAX_AGE is 0: each request opens a connection and closes it; threads are kept, so that a "
-                "connection can be, as under a threaded WSGI server",
+                "connection can be, as under a threaded WSGI server: 'CONN_MAX_AGE': 60",
             )
         else:
             yield Finding(
