@@ -136,6 +136,37 @@ async def test_application_without_a_defect_passes_every_probe(app: App) -> None
         assert not goes_on
 
 
+async def works_after(scope: Any, receive: Any, send: Any) -> None:
+    """Has work to do when its response is complete, which is nobody's business."""
+    await read_all(receive)
+    await answer(scope, send)
+    await anyio.sleep(0.2)
+
+
+@pytest.mark.parametrize("name", ["get", "leave-before", "leave-after", "send-fails"])
+async def test_work_after_a_complete_response_is_no_finding(name: str) -> None:
+    """Whether the client has left or not, and if send() has raised at the last message."""
+    session = Session(works_after, deadline=1.0, grace=0.1, glance=0.02, state={})
+    with anyio.fail_after(30):
+        p, goes_on = await run_probe(session, name, "/")
+    assert (p.findings, p.is_spoilt, goes_on) == ([], False, False)
+    assert {known.kind for known in session.profiles.values()} <= {"complete"}
+
+
+async def raises_after(scope: Any, receive: Any, send: Any) -> None:
+    await works_after(scope, receive, send)
+    raise KeyError("late")
+
+
+async def test_work_after_a_complete_response_that_raises_is_found() -> None:
+    """Nobody waits for it before the end of the probe."""
+    with anyio.fail_after(30):
+        p, _ = await run_probe(Session(raises_after, deadline=5.0, grace=0.1, glance=0.02), "get", "/")
+    assert [(one.rule, one.message) for one in p.findings] == [
+        ("request-raised", "what goes on after a response raises KeyError: 'late'")
+    ]
+
+
 # --- applications with one --------------------------------------------------------------------------------
 
 

@@ -152,6 +152,10 @@ class Exchange:
         self.told_status: int | None = None
         """The status, if the response was started after the application had got http.disconnect."""
         self.is_complete = False
+        self.is_answered = False
+        """Whether the application sent the end of its response, to the client or to nobody."""
+        self.receivers = 0
+        """How many calls of ``receive`` wait."""
         self.parts = 0
         self.size = 0
         self.largest = 0
@@ -162,6 +166,13 @@ class Exchange:
     # --- the two channels ---------------------------------------------------------------------------------
 
     async def receive(self) -> dict[str, Any]:
+        self.receivers += 1
+        try:
+            return await self._receive()
+        finally:
+            self.receivers -= 1
+
+    async def _receive(self) -> dict[str, Any]:
         if not self._is_eager:
             await checkpoint()
         while not self.has_left:
@@ -198,6 +209,8 @@ class Exchange:
             self.told_status = message.get("status")
         if self._fail_at is not None and self.sends >= self._fail_at:
             self.leave()
+        if kind == "http.response.body" and not message.get("more_body"):
+            self.is_answered = True
         if self.has_left:
             self._notify()
             if self._send_raises:
