@@ -9,11 +9,12 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from asgicore.testing._check.exchange import Call
 from asgicore.testing._check.probes import PROBES
@@ -167,6 +168,74 @@ async def test_work_after_a_complete_response_that_raises_is_found() -> None:
     ]
 
 
+# --- applications that are right in an unusual way -----------------------------------------------------------
+
+
+async def requires_length(scope: Any, receive: Any, send: Any) -> None:
+    """RFC 9110 section 15.5.12."""
+    is_refused = scope["method"] == "POST" and not values(scope, b"content-length")
+    await answer(scope, send, status=411 if is_refused else 200)
+
+
+async def echoes_fields(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, repr(scope["headers"]).encode())
+
+
+async def sends_part_of_unknown(scope: Any, receive: Any, send: Any) -> None:
+    """RFC 9110 section 14.4."""
+    if values(scope, b"range"):
+        await file_answer(scope, send, b"h", 206, b"bytes 0-0/*")
+    else:
+        await file_answer(scope, send, b"hello")
+
+
+async def needs_no_body(scope: Any, receive: Any, send: Any) -> None:
+    """Answers after a few turns, with somebody beside who listens for the client to leave."""
+
+    async def listen() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        for _ in range(6):
+            await checkpoint()
+        with suppress(OSError):
+            await answer(scope, send)
+        group.cancel_scope.cancel()
+
+
+def limits_rate() -> Any:
+    asked: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope)
+        await answer(scope, send, status=200 if len(asked) == 1 else 429)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("probe", "make"),
+    [
+        ("post", lambda: requires_length),
+        ("post", lambda: echoes_fields),
+        ("cookies", lambda: echoes_fields),
+        ("ranges", lambda: sends_part_of_unknown),
+        ("truncated", lambda: needs_no_body),
+        ("slow-uploads", lambda: one_by_one()),
+        ("extra-messages", limits_rate),
+    ],
+    ids=["411", "echo", "echo-cookies", "range-of-unknown", "no-body", "one-by-one", "429"],
+)
+async def test_application_that_is_right_in_an_unusual_way_passes(probe: str, make: Callable[[], App]) -> None:
+    """What differs, or is slow, for another reason than the one that is looked for."""
+    session = Session(make(), deadline=0.2, grace=0.1, glance=0.02)
+    with anyio.fail_after(30):
+        p, _ = await run_probe(session, probe, "/")
+    assert p.findings == []
+
+
 # --- applications with one --------------------------------------------------------------------------------
 
 
@@ -317,6 +386,17 @@ async def goes_on(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
         except OSError:
             await anyio.sleep_forever()
+
+
+async def trusts_send(scope: Any, receive: Any, send: Any) -> None:
+    """Looks at receive() where the scope does not say that send() raises, and there only."""
+    if scope["asgi"]["spec_version"] < "2.4":
+        await good_stream(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    with suppress(OSError):
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
 
 
 def with_slots() -> Any:
@@ -564,6 +644,7 @@ DEFECTS: list[tuple[str, str, Any]] = [
     ("works-on", "leave-waiting", waits),
     ("works-on", "leave-streaming", goes_on),
     ("works-on", "send-fails", goes_on),
+    ("trusts-send", "leave-streaming", trusts_send),
     ("waits-for-disconnect", "leave-after", waits_for_the_end),
     ("pool-stuck", "aborts", with_slots),
     ("ignores-cancel", "leave-waiting", ignores_cancel),
@@ -590,7 +671,7 @@ DEFECTS: list[tuple[str, str, Any]] = [
 ]
 
 
-WAITING = {"works-on", "ignores-cancel", "cancel-relabelled", "pool-stuck", "unanswered", "uploads-hold"}
+WAITING = {"works-on", "trusts-send", "ignores-cancel", "cancel-relabelled", "pool-stuck", "unanswered", "uploads-hold"}
 
 # A probe waits for things that do not happen, and uvloop keeps asyncio's rules.
 LOOPS = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]

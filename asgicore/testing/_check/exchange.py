@@ -148,6 +148,8 @@ class Exchange:
         self.taken = 0
         """How many bytes of the request it has received."""
         self.sends = 0
+        self.lost = 0
+        """How many messages it has sent when the client had left."""
         self.status: int | None = None
         self.told_status: int | None = None
         """The status, if the response was started after the application had got http.disconnect."""
@@ -212,7 +214,10 @@ class Exchange:
         if kind == "http.response.body" and not message.get("more_body"):
             self.is_answered = True
         if self.has_left:
-            self._notify()
+            self.lost += 1
+            # Who is woken at every turn of the event loop does not get to know that time is over.
+            if self.lost == 1 or self.is_answered:
+                self._notify()
             if self._send_raises:
                 raise ConnectionResetError("the client has left")
             return
@@ -271,6 +276,12 @@ class Exchange:
     @property
     def is_ended(self) -> bool:
         return self.call.is_ended
+
+    @property
+    def is_misled(self) -> bool:
+        """Whether the application goes on because ``send`` says nothing, though the scope claims that it raises."""
+        version: str = self._scope["asgi"].get("spec_version", "2.0")
+        return self.lost > 1 and not self._send_raises and tuple(map(int, version.split("."))) >= (2, 4)
 
     @property
     def error(self) -> BaseException | None:

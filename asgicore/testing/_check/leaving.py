@@ -32,10 +32,18 @@ async def truncated(p: Probing) -> None:
         exchange.leave()
         is_ended = await p.judge_left(exchange, "an upload cut off after 5 of 10 bytes")
         status = exchange.told_status
-        if status is not None and status < 400:
+        if status is not None and status < 400 and await _waits_for_body(p, part, headers):
             p.found("truncated-answered", f"an upload cut off after 5 of 10 bytes is answered with {status}")
         if not is_ended:
             return
+
+
+async def _waits_for_body(p: Probing, part: Item, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether nothing is answered while the rest of an upload may come: else the body is not used."""
+    exchange = p.exchange("POST", [part], headers=headers)
+    await exchange.until(lambda one: one.status is not None, p.grace)
+    await p.abandon(exchange)
+    return exchange.status is None
 
 
 async def leave_waiting(p: Probing) -> None:
@@ -83,9 +91,9 @@ async def leave_after(p: Probing) -> None:
     await deaf.until(lambda one: one.is_complete, p.deadline)
     # What a call does after its response, it may do; what it waits for in receive() need not come.
     if deaf.is_complete and not await deaf.until_ended(p.grace) and deaf.receivers:
-        p.found("waits-for-disconnect", f"the response is complete, and the call waits {p.grace:g} s later")
-        await p.abandon(deaf)
-        return
+        deaf.leave()
+        if await deaf.until_ended(p.glance):
+            p.found("waits-for-disconnect", f"the response is complete, and the call waits {p.grace:g} s later")
     await p.let_end(deaf)
     odd = p.exchange(is_deaf=True, gives_in=True)
     if await odd.until_ended(p.grace) and odd.error is not None:

@@ -244,7 +244,8 @@ class Probing:
         if exchange.is_answered:
             await self.let_end(exchange)
         elif not is_ended:
-            self.found("works-on", f"{what}: the call goes on {self.grace:g} s later")
+            rule = "trusts-send" if exchange.is_misled else "works-on"
+            self.found(rule, f"{what}: the call goes on {self.grace:g} s later")
             if not await self.abandon(exchange):
                 self.found("ignores-cancel", f"{what}: the call goes on when it is cancelled, too")
         self.take_over(exchange)
