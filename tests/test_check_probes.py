@@ -432,6 +432,13 @@ async def swallows_cancel(scope: Any, receive: Any, send: Any) -> None:
         return
 
 
+async def answers_cancel(scope: Any, receive: Any, send: Any) -> None:
+    with suppress(anyio.get_cancelled_exc_class()):
+        await anyio.sleep_forever()
+    with anyio.CancelScope(shield=True):
+        await answer(scope, send)
+
+
 async def leaves_task(scope: Any, receive: Any, send: Any) -> None:
     call = Call(anyio.sleep(5))
     left.callback(call.cancel)
@@ -651,6 +658,7 @@ DEFECTS: list[tuple[str, str, Any]] = [
     ("ignores-cancel", "cancel", ignores_cancel),
     ("cancel-relabelled", "cancel", relabels_cancel),
     ("cancel-relabelled", "cancel", swallows_cancel),
+    ("cancel-relabelled", "cancel", answers_cancel),
     ("task-left", "get", leaves_task),
     ("thread-left", "get", leaves_thread),
     ("generator-left", "get", leaves_generator),

@@ -143,6 +143,8 @@ class Exchange:
         self.was_told = False
         """Whether the application got http.disconnect."""
         self.is_held = False
+        self.was_whole = False
+        """Whether the response was complete when the call was cancelled."""
         self.is_cut = False
         """Whether it came to the await where it was to be cancelled."""
         self.taken = 0
@@ -269,6 +271,7 @@ class Exchange:
 
     def cancel(self) -> None:
         """Cancel the call, once."""
+        self.was_whole = self.is_complete
         self.call.cancel()
 
     # --- what became of it --------------------------------------------------------------------------------

@@ -140,8 +140,9 @@ async def _judge_cancelled(p: Probing, exchange: Exchange, what: str) -> None:
         await p.abandon(exchange)
     elif exchange.error is not None:
         p.found("cancel-relabelled", f"{what}: raises {describe(exchange.error)}")
-    elif not exchange.call.was_cancelled and not exchange.is_complete:
-        p.found("cancel-relabelled", f"{what}: returns without a word, and without a whole response")
+    elif not (exchange.call.was_cancelled or exchange.was_whole):
+        ends = "answers" if exchange.is_complete else "returns without a word, and without a whole response"
+        p.found("cancel-relabelled", f"{what}: {ends}")
 
 
 async def aborts(p: Probing) -> None:

@@ -229,7 +229,9 @@ async def ranges(p: Probing) -> None:
     if part.status == 200:
         p.found("range-ignored", f"bytes=0-0 is answered with all {part.size} bytes")
     # RFC 9110 section 14.4: * stands for a length that is not known.
-    elif part.status == 206 and (part.body != whole.body[:1] or of not in (b"bytes 0-0/%d" % whole.size, b"bytes 0-0/*")):
+    elif part.status == 206 and (
+        part.body != whole.body[:1] or of not in (b"bytes 0-0/%d" % whole.size, b"bytes 0-0/*")
+    ):
         p.found("range-wrong", f"bytes=0-0 of {whole.size} bytes is answered with {part.size}, as {of!r}")
 
 
