@@ -394,8 +394,9 @@ def lifespan_app(*script: str) -> Any:
         (["receive", "wait"], ["lifespan-unanswered", "lifespan-unanswered"]),
         (["receive", "startup.complete", "wait"], ["lifespan-unanswered"]),
         (["receive", "startup.complete"], ["lifespan-left"]),
+        (["receive", "startup.complete", "receive", "raise"], ["lifespan-raised"]),
     ],
-    ids=["whole", "reads-on", "unsupported", "silent", "no-startup", "no-shutdown", "left"],
+    ids=["whole", "reads-on", "unsupported", "silent", "no-startup", "no-shutdown", "left", "raised"],
 )
 async def test_lifespan_is_run_around_the_probes(script: list[str], rules: list[str]) -> None:
     """Each way of it is told by the probe of this name, and keeps no request from being answered."""

@@ -9,11 +9,12 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from asgicore.testing._check.exchange import Call
 from asgicore.testing._check.probes import PROBES
@@ -134,6 +135,105 @@ async def test_application_without_a_defect_passes_every_probe(app: App) -> None
             p, goes_on = await run_probe(session, name, "/")
         assert [finding for finding in p.findings if finding.rule not in ("unanswered", "length-unknown")] == [], name
         assert not goes_on
+
+
+async def works_after(scope: Any, receive: Any, send: Any) -> None:
+    """Has work to do when its response is complete, which is nobody's business."""
+    await read_all(receive)
+    await answer(scope, send)
+    await anyio.sleep(0.2)
+
+
+@pytest.mark.parametrize("name", ["get", "leave-before", "leave-after", "send-fails"])
+async def test_work_after_a_complete_response_is_no_finding(name: str) -> None:
+    """Whether the client has left or not, and if send() has raised at the last message."""
+    session = Session(works_after, deadline=1.0, grace=0.1, glance=0.02, state={})
+    with anyio.fail_after(30):
+        p, goes_on = await run_probe(session, name, "/")
+    assert (p.findings, p.is_spoilt, goes_on) == ([], False, False)
+    assert {known.kind for known in session.profiles.values()} <= {"complete"}
+
+
+async def raises_after(scope: Any, receive: Any, send: Any) -> None:
+    await works_after(scope, receive, send)
+    raise KeyError("late")
+
+
+async def test_work_after_a_complete_response_that_raises_is_found() -> None:
+    """Nobody waits for it before the end of the probe."""
+    with anyio.fail_after(30):
+        p, _ = await run_probe(Session(raises_after, deadline=5.0, grace=0.1, glance=0.02), "get", "/")
+    assert [(one.rule, one.message) for one in p.findings] == [
+        ("request-raised", "what goes on after a response raises KeyError: 'late'")
+    ]
+
+
+# --- applications that are right in an unusual way -----------------------------------------------------------
+
+
+async def requires_length(scope: Any, receive: Any, send: Any) -> None:
+    """RFC 9110 section 15.5.12."""
+    is_refused = scope["method"] == "POST" and not values(scope, b"content-length")
+    await answer(scope, send, status=411 if is_refused else 200)
+
+
+async def echoes_fields(scope: Any, receive: Any, send: Any) -> None:
+    await answer(scope, send, repr(scope["headers"]).encode())
+
+
+async def sends_part_of_unknown(scope: Any, receive: Any, send: Any) -> None:
+    """RFC 9110 section 14.4."""
+    if values(scope, b"range"):
+        await file_answer(scope, send, b"h", 206, b"bytes 0-0/*")
+    else:
+        await file_answer(scope, send, b"hello")
+
+
+async def needs_no_body(scope: Any, receive: Any, send: Any) -> None:
+    """Answers after a few turns, with somebody beside who listens for the client to leave."""
+
+    async def listen() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        for _ in range(6):
+            await checkpoint()
+        with suppress(OSError):
+            await answer(scope, send)
+        group.cancel_scope.cancel()
+
+
+def limits_rate() -> Any:
+    asked: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope)
+        await answer(scope, send, status=200 if len(asked) == 1 else 429)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("probe", "make"),
+    [
+        ("post", lambda: requires_length),
+        ("post", lambda: echoes_fields),
+        ("cookies", lambda: echoes_fields),
+        ("ranges", lambda: sends_part_of_unknown),
+        ("truncated", lambda: needs_no_body),
+        ("slow-uploads", lambda: one_by_one()),
+        ("extra-messages", limits_rate),
+    ],
+    ids=["411", "echo", "echo-cookies", "range-of-unknown", "no-body", "one-by-one", "429"],
+)
+async def test_application_that_is_right_in_an_unusual_way_passes(probe: str, make: Callable[[], App]) -> None:
+    """What differs, or is slow, for another reason than the one that is looked for."""
+    session = Session(make(), deadline=0.2, grace=0.1, glance=0.02)
+    with anyio.fail_after(30):
+        p, _ = await run_probe(session, probe, "/")
+    assert p.findings == []
 
 
 # --- applications with one --------------------------------------------------------------------------------
@@ -288,6 +388,17 @@ async def goes_on(scope: Any, receive: Any, send: Any) -> None:
             await anyio.sleep_forever()
 
 
+async def trusts_send(scope: Any, receive: Any, send: Any) -> None:
+    """Looks at receive() where the scope does not say that send() raises, and there only."""
+    if scope["asgi"]["spec_version"] < "2.4":
+        await good_stream(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    with suppress(OSError):
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+
 def with_slots() -> Any:
     slots = anyio.Semaphore(8)
 
@@ -319,6 +430,13 @@ async def swallows_cancel(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep_forever()
     except anyio.get_cancelled_exc_class():
         return
+
+
+async def answers_cancel(scope: Any, receive: Any, send: Any) -> None:
+    with suppress(anyio.get_cancelled_exc_class()):
+        await anyio.sleep_forever()
+    with anyio.CancelScope(shield=True):
+        await answer(scope, send)
 
 
 async def leaves_task(scope: Any, receive: Any, send: Any) -> None:
@@ -533,12 +651,14 @@ DEFECTS: list[tuple[str, str, Any]] = [
     ("works-on", "leave-waiting", waits),
     ("works-on", "leave-streaming", goes_on),
     ("works-on", "send-fails", goes_on),
+    ("trusts-send", "leave-streaming", trusts_send),
     ("waits-for-disconnect", "leave-after", waits_for_the_end),
     ("pool-stuck", "aborts", with_slots),
     ("ignores-cancel", "leave-waiting", ignores_cancel),
     ("ignores-cancel", "cancel", ignores_cancel),
     ("cancel-relabelled", "cancel", relabels_cancel),
     ("cancel-relabelled", "cancel", swallows_cancel),
+    ("cancel-relabelled", "cancel", answers_cancel),
     ("task-left", "get", leaves_task),
     ("thread-left", "get", leaves_thread),
     ("generator-left", "get", leaves_generator),
@@ -559,7 +679,7 @@ DEFECTS: list[tuple[str, str, Any]] = [
 ]
 
 
-WAITING = {"works-on", "ignores-cancel", "cancel-relabelled", "pool-stuck", "unanswered", "uploads-hold"}
+WAITING = {"works-on", "trusts-send", "ignores-cancel", "cancel-relabelled", "pool-stuck", "unanswered", "uploads-hold"}
 
 # A probe waits for things that do not happen, and uvloop keeps asyncio's rules.
 LOOPS = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]

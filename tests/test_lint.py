@@ -701,7 +701,7 @@ LIFESPANS: dict[tuple[str, str], Talk] = {
     ("lifespan-event-order", "shutdown-first"): lifespan(SHUTDOWN, STOPPED),
     ("lifespan-event-order", "startup-twice"): lifespan(STARTUP, STARTED, STARTUP, STARTED, SHUTDOWN, STOPPED),
     ("raised", "unsupported"): lifespan(error=ValueError("http only")),
-    ("raised", "running"): lifespan(STARTUP, STARTED, error=ValueError()),
+    ("lifespan-raised", "running"): lifespan(STARTUP, STARTED, error=ValueError()),
     ("message-unknown", "http"): lifespan(STARTUP, STARTED, ("app", START), SHUTDOWN, STOPPED),
     ("message-type", "none"): lifespan(STARTUP, ("app", None), STARTED, SHUTDOWN, STOPPED),
     ("key-unknown", "message"): lifespan(STARTUP, ("app", {**STARTED[1], "message": "up"}), SHUTDOWN, STOPPED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from time import perf_counter
@@ -566,3 +567,63 @@ async def test_exchange_with_our_handler_logs_nothing_when_the_client_leaves(
         await exchange.next_part()
     assert exchange.error is None
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@on_asyncio
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_application_that_cancels_itself_gives_no_response(has_begun: bool) -> None:
+    """Its own CancelledError, which nobody else wanted, is no end of a response."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if has_begun:
+            await send(start())
+            await send(body(b"half", True))
+        raise asyncio.CancelledError
+
+    problem = "nobody had cancelled it, before it " + ("ended its response" if has_begun else "began a response")
+    with pytest.raises(IncompleteResponseError, match=problem) as raised:
+        await Client(app).get("/")
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+
+@on_asyncio
+async def test_application_that_cancels_itself_after_its_response_has_answered() -> None:
+    """The client has all that it asked for."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await hello(scope, receive, send)
+        raise asyncio.CancelledError
+
+    assert (await Client(app).get("/")).status_code == 200
+
+
+class Ends(BaseException):
+    """As pytest's own exceptions, no Exception."""
+
+
+async def test_base_exception_of_the_application_reaches_the_test_as_it_is() -> None:
+    """In no group, whether the test waits for the application or not, and once."""
+    ends = Ends("whole")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ends
+
+    with pytest.raises(Ends) as raised:
+        await Client(app).get("/")
+    assert raised.value is ends
+    with pytest.raises(Ends) as raised:
+        async with Client(app, raise_app_exceptions=False).exchange("GET", "/"):
+            pass
+    assert raised.value is ends
+
+
+async def test_exchange_before_its_block_or_in_a_second_one_is_an_error() -> None:
+    """Nothing runs before, and one exchange is one request."""
+    exchange = Client(Answers()).exchange("GET", "/")
+    with pytest.raises(RuntimeError, match="runs within async with"):
+        await exchange.start()
+    async with exchange:
+        with pytest.raises(RuntimeError, match="entered once"):
+            async with exchange:
+                pass  # pragma: no cover
+        exchange.cancel()

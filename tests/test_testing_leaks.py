@@ -232,6 +232,30 @@ def test_guard_takes_an_idle_thread_of_a_pool_for_none() -> None:
         stop.set()
 
 
+def test_guard_finds_a_thread_of_a_pool_whose_job_is_not_written_in_python() -> None:
+    """No frame of such a function is on the stack."""
+    lock = threading.Lock()
+    lock.acquire()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with pytest.raises(LeakError, match="thread 'ThreadPoolExecutor-"):
+            with LeakGuard(**QUICK):
+                pool.submit(lock.acquire)
+        lock.release()
+
+
+async def test_guard_finds_a_thread_of_the_backend_whose_job_is_not_written_in_python() -> None:
+    """Of anyio's threads, and of Trio's."""
+    lock = threading.Lock()
+    lock.acquire()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            with pytest.raises(LeakError, match="thread '(AnyIO worker|Trio) thread"):
+                async with LeakGuard(tasks=False, **QUICK):
+                    group.start_soon(anyio.to_thread.run_sync, lock.acquire)
+                    await anyio.wait_all_tasks_blocked()
+            lock.release()
+
+
 @on_asyncio
 async def test_guard_takes_an_idle_thread_of_the_event_loop_for_none() -> None:
     """The executor of asyncio's own loop and that of uvloop name their threads differently."""

@@ -206,3 +206,20 @@ async def test_lifespan_around_a_test_that_is_cancelled_is_cancelled() -> None:
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert app.got == ["lifespan.startup"]
+
+
+@pytest.mark.parametrize("when", ["startup", "shutdown"])
+async def test_base_exception_of_a_lifespan_reaches_the_test_as_it_is(when: str) -> None:
+    """In no group of errors."""
+
+    class Ends(BaseException):
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] != f"lifespan.{when}":
+            await send({"type": f"{message['type']}.complete"})
+        raise Ends
+
+    with pytest.raises(Ends):
+        async with Client(app):
+            pass

@@ -77,6 +77,9 @@ class Exchange:
         self._cancel_scope = CancelScope()
         self._feed_scope = CancelScope()
         self._feed_error: Exception | None = None
+        self._own_cancellation: BaseException | None = None
+        self._fatal: BaseException | None = None
+        self._is_entered = False
         self._coro: Coroutine[Any, Any, None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_native = False
@@ -89,6 +92,9 @@ class Exchange:
     # --- the task of the application
 
     async def __aenter__(self) -> Exchange:
+        if self._is_entered:
+            raise RuntimeError("an exchange is one request: it is entered once")
+        self._is_entered = True
         group = await self._stack.enter_async_context(create_task_group())
         self._stack.push_async_callback(self._end)
         content, connection = self._content, self._connection
@@ -152,9 +158,15 @@ class Exchange:
                 outcome = "returned"
         except Exception as exc:
             self.error, outcome = exc, "raised"
-        except get_cancelled_exc_class():
-            if not self._is_native:
+        except get_cancelled_exc_class() as exc:
+            if self._task is not None and not self._task.cancelling():
+                # Nobody has cancelled it, and nothing around it is to be.
+                self._own_cancellation = exc
+            elif not self._is_native:
                 raise
+        except BaseException as exc:
+            # As it is, it goes to the test, and not in a group of errors.
+            self._fatal, outcome = exc, "raised"
         finally:
             if self._is_native and self._task is not None:
                 self._task.uncancel()
@@ -349,15 +361,23 @@ class Exchange:
         if self._feed_error is not None:
             error, self._feed_error = self._feed_error, None
             raise error
+        if self._fatal is not None:
+            fatal, self._fatal = self._fatal, None
+            raise fatal
         if self.outcome == "running" or not self._raises or self._fault or self._is_error_shown:
             return
         self._is_error_shown = True
         if self.error is not None:
             if not (self._had_left and _is_disconnect(self.error)):
                 raise self.error
-        elif self.outcome == "returned" and not (self._connection.is_complete or self._had_left):
+        elif not (self._connection.is_complete or self._had_left):
             problem = "ended its response" if self._connection.start else "began a response"
-            raise IncompleteResponseError(f"the application returned before it {problem}")
+            if self.outcome == "returned":
+                raise IncompleteResponseError(f"the application returned before it {problem}")
+            if self._own_cancellation is not None:
+                raise IncompleteResponseError(
+                    f"the application raised CancelledError, and nobody had cancelled it, before it {problem}"
+                ) from self._own_cancellation
 
     # --- towards the application
 
@@ -412,6 +432,8 @@ class Exchange:
 
     @contextmanager
     def _deadline(self, problem: str) -> Generator[None, None, None]:
+        if not self._is_entered:
+            raise RuntimeError("an exchange runs within async with")
         with move_on_after(self._timeout) as scope:
             yield
         if scope.cancelled_caught:

@@ -44,7 +44,7 @@ class Lifespan:
         self._answered = Event()
         self._answer: Mapping[str, Any] = {}
         self._ended = Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     async def __aenter__(self) -> None:
         group = await self._stack.enter_async_context(create_task_group())
@@ -83,7 +83,9 @@ class Lifespan:
         try:
             with self._cancel_scope:
                 await self._app(self._scope, self._receive, self._take)
-        except Exception as exc:
+        except get_cancelled_exc_class():
+            raise
+        except BaseException as exc:
             self._error = exc
         finally:
             self._ended.set()

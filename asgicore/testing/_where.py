@@ -14,6 +14,12 @@ _PLUMBING: Final = ("anyio", "asgicore.testing", "asyncio", "outcome", "trio", "
 # What a worker thread of a pool consists of while it has nothing to do.
 _POOLS: Final = (*_PLUMBING, "asgicore", "concurrent", "contextlib", "queue", "threading")
 
+# What pools call their jobs by: the executor's, Trio's, ours.
+_JOBS: Final = ("_WorkItem.run", "WorkerThread._handle_job", "Job.run")
+
+# Where anyio's threads call theirs, and wait for the next in a function of the queue.
+_LOOP: Final = "WorkerThread.run"
+
 
 def describe_code(code: CodeType) -> str:
     """The name of a function and the line it begins at."""
@@ -32,8 +38,12 @@ def describe_thread(frame: FrameType | None) -> str:
 
 
 def runs_code_of_others(frame: FrameType | None) -> bool:
-    """Whether a thread of a pool is at work: something on its stack belongs neither to the pool nor to its queue."""
-    return any(not _is_of(_POOLS, frame) for frame in _stack(frame))
+    """Whether a thread of a pool is at work: something on its stack belongs neither to the pool nor to its queue, or
+    the pool itself calls a job, which is not written in Python."""
+    frames = _stack(frame)
+    names = [frame.f_code.co_qualname for frame in frames]
+    is_at_job = names[-1:] == [_LOOP] or not set(names).isdisjoint(_JOBS)
+    return is_at_job or any(not _is_of(_POOLS, frame) for frame in frames)
 
 
 def _suspended(awaitable: Any) -> list[FrameType]:

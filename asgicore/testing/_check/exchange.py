@@ -143,15 +143,23 @@ class Exchange:
         self.was_told = False
         """Whether the application got http.disconnect."""
         self.is_held = False
+        self.was_whole = False
+        """Whether the response was complete when the call was cancelled."""
         self.is_cut = False
         """Whether it came to the await where it was to be cancelled."""
         self.taken = 0
         """How many bytes of the request it has received."""
         self.sends = 0
+        self.lost = 0
+        """How many messages it has sent when the client had left."""
         self.status: int | None = None
         self.told_status: int | None = None
         """The status, if the response was started after the application had got http.disconnect."""
         self.is_complete = False
+        self.is_answered = False
+        """Whether the application sent the end of its response, to the client or to nobody."""
+        self.receivers = 0
+        """How many calls of ``receive`` wait."""
         self.parts = 0
         self.size = 0
         self.largest = 0
@@ -162,6 +170,13 @@ class Exchange:
     # --- the two channels ---------------------------------------------------------------------------------
 
     async def receive(self) -> dict[str, Any]:
+        self.receivers += 1
+        try:
+            return await self._receive()
+        finally:
+            self.receivers -= 1
+
+    async def _receive(self) -> dict[str, Any]:
         if not self._is_eager:
             await checkpoint()
         while not self.has_left:
@@ -198,8 +213,13 @@ class Exchange:
             self.told_status = message.get("status")
         if self._fail_at is not None and self.sends >= self._fail_at:
             self.leave()
+        if kind == "http.response.body" and not message.get("more_body"):
+            self.is_answered = True
         if self.has_left:
-            self._notify()
+            self.lost += 1
+            # Who is woken at every turn of the event loop does not get to know that time is over.
+            if self.lost == 1 or self.is_answered:
+                self._notify()
             if self._send_raises:
                 raise ConnectionResetError("the client has left")
             return
@@ -251,6 +271,7 @@ class Exchange:
 
     def cancel(self) -> None:
         """Cancel the call, once."""
+        self.was_whole = self.is_complete
         self.call.cancel()
 
     # --- what became of it --------------------------------------------------------------------------------
@@ -258,6 +279,12 @@ class Exchange:
     @property
     def is_ended(self) -> bool:
         return self.call.is_ended
+
+    @property
+    def is_misled(self) -> bool:
+        """Whether the application goes on because ``send`` says nothing, though the scope claims that it raises."""
+        version: str = self._scope["asgi"].get("spec_version", "2.0")
+        return self.lost > 1 and not self._send_raises and tuple(map(int, version.split("."))) >= (2, 4)
 
     @property
     def error(self) -> BaseException | None:

@@ -90,6 +90,7 @@ class Probing:
         """Whether a call had to be cut short, so that what it leaves behind says nothing."""
         self.skipped: str | None = None
         """Why there was nothing to try."""
+        self._ending: list[Exchange] = []
 
     def found(self, rule: str, message: str) -> None:
         """Report, each rule once: one finding of a kind is enough to act on."""
@@ -135,10 +136,27 @@ class Probing:
         known = self.session.profiles.get(self.path)
         # Nobody waits for the deadline again and again.
         is_slow = known is not None and known.kind == "waits"
-        await exchange.until(_has_enough, self.glance if is_slow else self.deadline)
+        await exchange.until(_is_enough, self.glance if is_slow else self.deadline)
         # What has sent much may be about to end.
-        if not exchange.is_ended and not (_has_enough(exchange) and await exchange.until_ended(self.glance / 2)):
+        if not exchange.is_ended and not (_is_enough(exchange) and await exchange.until_ended(self.glance / 2)):
+            await self.let_end(exchange)
+
+    async def let_end(self, exchange: Exchange) -> None:
+        """Leave a call to what it does after its response; what has not sent all of it is abandoned.
+
+        Work after the response is legal, and none of the client's: other requests need not wait for it.
+        """
+        if exchange.is_answered and not exchange.is_ended:
+            self._ending.append(exchange)
+        else:
             await self.abandon(exchange)
+
+    async def settle(self) -> None:
+        """Wait for what goes on after its response, as long as an answer may take."""
+        await _until_ended(self._ending, self.deadline)
+        for exchange in self._ending:
+            self.judge(exchange, "what goes on after a response")
+        await self.abandon(*self._ending)
 
     async def abandon(self, *exchanges: Exchange) -> bool:
         """Leave, and cancel what does not end then; returns whether all have ended."""
@@ -184,14 +202,17 @@ class Probing:
         kind: Kind
         began = perf_counter()
         exchange = self.exchange()
-        await exchange.until(_has_enough, self.deadline)
+        await exchange.until(_is_enough, self.deadline)
         if not exchange.is_ended:
             await exchange.until_ended(self.glance / 2)
         seconds = perf_counter() - began
         if exchange.error is not None:
             kind = "fails"
+        elif exchange.is_complete:
+            kind = "complete"
+            await self.let_end(exchange)
         elif exchange.is_ended:
-            kind = "complete" if exchange.is_complete else "fails"
+            kind = "fails"
         else:
             kind = "streams" if exchange.parts else "waits"
             before = self.is_spoilt
@@ -215,11 +236,16 @@ class Probing:
         """Report what is wrong with a call whose client has left.
 
         Returns:
-            Whether it has ended; where it has not, there is no need to try that again in another way.
+            Whether it has ended or does what follows its response; where it has not, there is no need to try that
+            again in another way.
         """
-        is_ended = await exchange.until_ended(self.grace)
-        if not is_ended:
-            self.found("works-on", f"{what}: the call goes on {self.grace:g} s later")
+        await exchange.until(lambda one: one.is_answered, self.grace)
+        is_ended = exchange.is_ended or await exchange.until_ended(self.glance if exchange.is_answered else 0)
+        if exchange.is_answered:
+            await self.let_end(exchange)
+        elif not is_ended:
+            rule = "trusts-send" if exchange.is_misled else "works-on"
+            self.found(rule, f"{what}: the call goes on {self.grace:g} s later")
             if not await self.abandon(exchange):
                 self.found("ignores-cancel", f"{what}: the call goes on when it is cancelled, too")
         self.take_over(exchange)
@@ -229,7 +255,7 @@ class Probing:
             self.found("disconnect-raised", f"{what}: {describe(error)} reaches the server")
         if exchange.told_status is not None and exchange.told_status >= 500:
             self.found("disconnect-as-error", f"{what}: answered with {exchange.told_status}")
-        return is_ended
+        return is_ended or exchange.is_answered
 
 
 async def _until_ended(exchanges: list[Exchange], seconds: float) -> None:
@@ -241,6 +267,10 @@ async def _until_ended(exchanges: list[Exchange], seconds: float) -> None:
 
 def _has_enough(exchange: Exchange) -> bool:
     return exchange.parts >= ENOUGH_PARTS or exchange.size >= ENOUGH_BYTES
+
+
+def _is_enough(exchange: Exchange) -> bool:
+    return exchange.is_complete or _has_enough(exchange)
 
 
 def describe(error: BaseException) -> str:

@@ -53,6 +53,7 @@ _ALL = [
     _rule("disconnect-as-error", "warning", DISCONNECT, "a client that leaves is no error of the application"),
     _rule("disconnect-raised", "warning", SEND_EXCEPTION, "what reaches the server of a client that left is OSError"),
     _rule("works-on", "error", DISCONNECT, "work for a client ends when the client has left"),
+    _rule("trusts-send", "warning", SEND_EXCEPTION, "some servers claim 2.4, and their send() says nothing"),
     _rule("waits-for-disconnect", "warning", BODY, "a call ends after the final message, whatever receive() does"),
     _rule("pool-stuck", "error", DISCONNECT, "clients that left hold up nobody else"),
     _rule("late-disconnect", "warning", BODY, "what receive() says once the response is complete is no error"),

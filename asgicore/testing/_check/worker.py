@@ -121,6 +121,7 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
     before, threads = tasks(), busy_threads()
     with LeftOpen() as left_open:
         await PROBES[name](p)
+        await p.settle()
         if not p.is_spoilt:
             await left_open.look()
     deadline = perf_counter() + p.grace

@@ -101,7 +101,9 @@ class LifespanExchange:
         if self._is_lost:
             return
         if error is not None:
-            self._report("raised", f"{type(error).__name__} {_WHEN[self._state]}", rules.LIFESPAN)
+            # What is raised before says that the application knows no lifespans.
+            rule = "raised" if self._state in (_State.NEW, _State.STARTING) else "lifespan-raised"
+            self._report(rule, f"{type(error).__name__} {_WHEN[self._state]}", rules.LIFESPAN)
         elif self._state is _State.NEW:
             self._report("lifespan-ignored", "the application returned from the lifespan without a word")
         elif self._state is _State.RUNNING:
