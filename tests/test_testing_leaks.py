@@ -11,6 +11,7 @@ import tempfile
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -253,7 +254,7 @@ async def test_guard_finds_a_thread_of_the_backend_whose_job_is_not_written_in_p
             try:
                 with pytest.raises(LeakError, match="thread 'AnyIO worker thread"):
                     async with LeakGuard(tasks=False, **QUICK):
-                        group.start_soon(anyio.to_thread.run_sync, lock.acquire)
+                        group.start_soon(partial(anyio.to_thread.run_sync, lock.acquire))
                         await anyio.wait_all_tasks_blocked()
             finally:
                 lock.release()
