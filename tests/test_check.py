@@ -86,6 +86,18 @@ class Site:
 """
 
 
+SPINS = """
+import os
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        pipe = open(os.environ["PIPE"], "wb", buffering=0)
+        pipe.write(b"spins")
+        while True:
+            pass
+"""
+
+
 @pytest.fixture(autouse=True)
 def apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the module ``apps``."""
@@ -220,7 +232,9 @@ def test_check_that_cannot_be_done_ends_with_2_and_says_why(
     status, text = run(*arguments, *[one for one in where if "--only" not in arguments or one not in ("--only", "get")])
     assert status == 2
     assert text == ""
-    assert why in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert why in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -251,7 +265,29 @@ def test_check_goes_on_in_another_process_where_one_ends(apps: Path) -> None:
 def test_check_ends_a_process_that_says_nothing(apps: Path) -> None:
     """An application that blocks the event loop is reported, and not waited for."""
     results = check("apps:halts", [("get", "/"), ("lifespan", "")], directory=str(apps), patience=2.0)
-    assert rules_of(results) == [("get", ["stuck"]), ("lifespan", ["lifespan-ignored"])]
+    assert rules_of(results) == [("get", ["stuck"]), ("lifespan", [])]
+    assert results[1].skipped == "the application holds the event loop"
+
+
+def test_check_that_is_killed_leaves_no_worker_behind(apps: Path) -> None:
+    """Not even one whose application holds the event loop."""
+    (apps / "spins.py").write_text(SPINS, encoding="utf-8")
+    command = [sys.executable, "-m", "asgicore", "check", "spins:app", "--only", "get"]
+    environment = {**os.environ, "PIPE": str(apps / "pipe"), "PYTHONPATH": str(EXAMPLES.parent)}
+    os.mkfifo(apps / "pipe")
+    with subprocess.Popen(command, cwd=apps, env=environment) as process:
+        with open(apps / "pipe", "rb") as pipe:
+            assert pipe.read(5) == b"spins"
+            process.terminate()
+            # The end of the pipe is that of the worker.
+            assert pipe.read() == b""
+
+
+def test_check_without_the_backend_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, before anything is started."""
+    monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    with pytest.raises(CheckError, match=r"it comes with asgicore\[trio\]"):
+        check("apps:good", [("get", "/")], backend="trio")
 
 
 def test_check_of_a_module_that_does_not_come_to_an_end_is_an_error(apps: Path) -> None:
@@ -320,6 +356,7 @@ def test_worker_writes_where_the_standard_output_was(apps: Path, monkeypatch: py
     """What the application prints goes to the standard error from then on."""
     copied: list[tuple[int, int]] = []
     file = os.open(apps / "lines", os.O_CREAT | os.O_RDWR)
+    monkeypatch.setattr(worker, "_end_with_parent", lambda leave: None)
     monkeypatch.setattr(os, "dup", lambda number: file)
     monkeypatch.setattr(os, "dup2", lambda *numbers: copied.append(numbers))
     monkeypatch.setattr(sys, "stdin", work_given(apps, "apps:missing"))

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
+from importlib.util import find_spec
 from time import monotonic
 from typing import IO, Any, Final, cast
 
@@ -52,15 +54,19 @@ def check(
         grace: How long work may go on when its client has left, in seconds.
         glance: How long what comes at once or not at all may take, in seconds; a thirtieth of the deadline.
         verbose: Whether the application's own output is shown.
-        patience: After how many seconds without a word a probe is given up; 20 deadlines, at least a minute.
+        patience: After how many seconds without a word a probe is given up; 20 deadlines, at least 5 s.
+
+    An application that holds the event loop for so long is not tried any further: each probe would wait as long.
 
     Raises:
-        CheckError: The application cannot be imported, or does not start.
+        CheckError: The application cannot be imported, or does not start, or the backend is not installed.
     """
+    if backend == "trio" and find_spec("trio") is None:
+        raise CheckError("the backend trio is not installed: it comes with asgicore[trio]")
     results: list[Result] = []
     profiles: dict[str, list[Any]] = {}
     pending = list(jobs)
-    wait = patience or max(60.0, 20 * deadline)
+    wait = patience or max(5.0, 20 * deadline)
     while pending:
         given = {
             "target": target,
@@ -74,6 +80,10 @@ def check(
             done = _follow(worker, pending, profiles, wait)
         results += done
         pending = pending[len(done) :]
+        if any(finding.rule == "stuck" for finding in done[-1].findings):
+            return results + [
+                Result(name, path, skipped="the application holds the event loop") for name, path in pending
+            ]
     return results
 
 
@@ -174,8 +184,10 @@ class _Worker:
         self._channel, self._stream = cast("IO[str]", self.process.stdin), cast("IO[str]", self.process.stdout)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        with self._channel:
-            json.dump(self._given, self._channel)
+        # It stays open: its end tells the worker that nobody listens any more, however this process ended.
+        with suppress(BrokenPipeError):
+            self._channel.write(json.dumps(self._given) + "\n")
+            self._channel.flush()
         return self
 
     def _read(self) -> None:
@@ -196,5 +208,7 @@ class _Worker:
         self.process.wait()
         self._reader.join()
         self._stream.close()
+        with suppress(BrokenPipeError):
+            self._channel.close()
         if self._errors is not None:
             self._errors.close()

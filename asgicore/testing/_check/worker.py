@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -33,24 +34,35 @@ __all__ = ["Lifespan", "load", "main", "run_probe", "work"]
 Tell = Callable[[dict[str, Any]], None]
 
 
+class TargetError(ValueError):
+    """What the command line names is not there; a traceback has no more to tell."""
+
+
 def load(target: str, directory: str) -> Application:
     """Import ``module:attribute``, the module from ``directory`` first.
 
     Raises:
-        ValueError: ``target`` is spelt otherwise, or names nothing that can be called.
+        TargetError: ``target`` is spelt otherwise, or names nothing that can be called.
         Exception: What the module raises when it is imported.
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise ValueError(f"{target!r} is not module:application")
+        raise TargetError(f"{target!r} is not module:application")
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    app: Any = importlib.import_module(module)
+    try:
+        app: Any = importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
+            raise  # the module is there, and lacks another
+        raise TargetError(str(exc)) from None
     for name in attribute.split("."):
+        if not hasattr(app, name):
+            raise TargetError(f"{module} has no attribute {attribute!r}")
         app = getattr(app, name)
     is_callable = callable(app)
     if not is_callable:
-        raise ValueError(f"{target} is {type(app).__name__}, which cannot be called")
+        raise TargetError(f"{target} is {type(app).__name__}, which cannot be called")
     return cast("Application", app)
 
 
@@ -207,7 +219,9 @@ def main(source: TextIO | None = None, out: TextIO | None = None, leave: Callabl
         out: Where the lines go; the standard output, which is the application's from then on no more.
         leave: Ends the process without waiting for threads: some may never end.
     """
-    given = json.load(sys.stdin if source is None else source)
+    given = json.loads((sys.stdin if source is None else source).readline())
+    if source is None:
+        _end_with_parent(leave)
     own = None
     if out is None:
         # What the application prints goes elsewhere.
@@ -218,7 +232,8 @@ def main(source: TextIO | None = None, out: TextIO | None = None, leave: Callabl
     try:
         app = load(given["target"], given["directory"])
     except BaseException as exc:
-        traceback.print_exc()
+        if not isinstance(exc, TargetError):
+            traceback.print_exc()
         tell({"failure": f"{given['target']} cannot be imported: {type(exc).__name__}: {exc}"})
     else:
         jobs = [(name, path) for name, path in given["jobs"]]
@@ -233,6 +248,21 @@ def main(source: TextIO | None = None, out: TextIO | None = None, leave: Callabl
         own.close()
     sys.stderr.flush()
     leave(status)
+
+
+def _end_with_parent(leave: Callable[[int], object]) -> None:
+    """Watch, in a thread, for the end of the pipe from the parent: an application may hold the event loop for ever."""
+    # Whatever the application reads of its standard input, it is not this pipe.
+    pipe = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+    def watch() -> None:
+        os.read(pipe, 1)
+        leave(1)
+
+    threading.Thread(target=watch, name="asgicore check", daemon=True).start()
 
 
 def _tell(out: TextIO, line: dict[str, Any]) -> None:

@@ -166,9 +166,7 @@ _ALL = [
     _app("lifespan-order", "error", LIFESPAN, "each of startup and shutdown is answered once, when it was received"),
     _app("lifespan-unanswered", "error", LIFESPAN, "a server waits for the answer to startup and shutdown"),
     _app("lifespan-ignored", "warning", CORE_PROTOCOLS, "who does not know a protocol raises; who returns accepted it"),
-    _app(
-        "lifespan-raised", "warning", LIFESPAN, "who has started, and cannot stop, sends shutdown.failed"
-    ),
+    _app("lifespan-raised", "warning", LIFESPAN, "who has started, and cannot stop, sends shutdown.failed"),
     _app("lifespan-left", "warning", LIFESPAN, "the scope lasts until the shutdown"),
     # --- the scope
     _server("scope-type", "error", CORE_SCOPE, "the scope is a dict with a str as its type"),
