@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Callable
@@ -365,6 +366,42 @@ def test_worker_writes_where_the_standard_output_was(apps: Path, monkeypatch: py
     assert copied == [(2, 1)]
     assert "cannot be imported" in (apps / "lines").read_text(encoding="utf-8")
     assert left == [0]
+
+
+def test_worker_tells_of_a_module_that_lacks_another(apps: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With its traceback: the module is there."""
+    (apps / "lacks.py").write_text("import no_such_module", encoding="utf-8")
+    out, left = io.StringIO(), list[int]()
+    worker.main(work_given(apps, "lacks:app"), out, left.append)
+    assert "lacks:app cannot be imported: ModuleNotFoundError: No module named 'no_such_module'" in out.getvalue()
+    assert "import no_such_module" in capfd.readouterr().err
+    assert left == [0]
+
+
+def test_worker_tells_of_a_module_that_is_missing(apps: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In one line: a traceback would say nothing more."""
+    out, left = io.StringIO(), list[int]()
+    worker.main(work_given(apps, "no_such_module:app"), out, left.append)
+    assert "no_such_module:app cannot be imported: TargetError: No module named 'no_such_module'" in out.getvalue()
+    assert capfd.readouterr().err == ""
+    assert left == [0]
+
+
+def test_worker_ends_with_the_pipe_from_its_parent() -> None:
+    """Whatever else it does then."""
+    ended: queue.Queue[int] = queue.Queue()
+    own = os.dup(0)
+    there, here = os.pipe()
+    try:
+        os.dup2(there, 0)
+        worker._end_with_parent(ended.put)
+        assert os.read(0, 1) == b""  # the application reads nothing of it
+        os.close(here)
+        assert ended.get(timeout=5) == 1
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+        os.close(there)
 
 
 def test_worker_that_fails_says_so(apps: Path) -> None:

@@ -83,7 +83,7 @@ DEFECTS = [
     Defect("a synchronous stream goes on without a client", DJANGO, "/sync-stream", "leave-waiting", "thread-left"),
     # --- Starlette
     Defect("a handler runs to its end", STARLETTE, "/slow", "leave-waiting", "works-on"),
-    Defect("a stream, spec_version 2.4, silent send()", STARLETTE, "/stream", "leave-streaming", "works-on"),
+    Defect("a stream, spec_version 2.4, silent send()", STARLETTE, "/stream", "leave-streaming", "trusts-send"),
     Defect("ClientDisconnect reaches the server", STARLETTE, "/stream", "leave-streaming", "disconnect-raised"),
     Defect("no limit of the body unless asked for", STARLETTE, "/read", "body-limit", "body-unlimited"),
     Defect("a disconnect within the body is a 500", STARLETTE, "/read", "truncated", "disconnect-as-error"),

@@ -378,6 +378,11 @@ async def waits_for_the_end(scope: Any, receive: Any, send: Any) -> None:
     await receive()
 
 
+async def goes_on_after_the_end(scope: Any, receive: Any, send: Any) -> None:
+    await waits_for_the_end(scope, receive, send)
+    await anyio.sleep(0.3)
+
+
 async def goes_on(scope: Any, receive: Any, send: Any) -> None:
     """A stream that nothing ends but a cancellation."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -702,6 +707,14 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> 
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]
+
+
+async def test_work_after_the_response_and_the_disconnect_is_no_wait_for_that() -> None:
+    """The call goes on whether the client has left or not."""
+    session = Session(goes_on_after_the_end, deadline=1.0, grace=0.05, glance=0.01)
+    with anyio.fail_after(30):
+        p, _ = await run_probe(session, "leave-after", "/")
+    assert p.findings == []
 
 
 async def test_leaks_leave_the_collector_as_it_was() -> None:

@@ -298,6 +298,8 @@ def test_guard_finds_an_open_file(tmp_path: Path) -> None:
     """It tells the file, what holds it, and with tracemalloc where that was made."""
     path = tmp_path / "file"
     before = path.open("w")
+    closed = path.open("rb", buffering=0)  # among those that are asked whether it is theirs
+    closed.close()
     with pytest.raises(LeakError, match=rf"file descriptor \d+ \({path}\), held by a FileIO") as raised:
         with LeakGuard(**QUICK):
             file = path.open("rb", buffering=0)

@@ -20,7 +20,7 @@ def hello(environ: Environ, start_response: Any) -> list[bytes]:
 
 
 def echo(environ: Environ, start_response: Any) -> list[bytes]:
-    keys = ("PATH_INFO", "QUERY_STRING", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR", "HTTP_X_PROBE", "SERVER_PORT")
+    keys = ("PATH_INFO", "QUERY_STRING", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR", "SERVER_PORT")
     body = "\n".join(str(environ.get(key, "-")) for key in keys).encode("latin-1")
     start_response("200 OK", [TEXT, ("Content-Length", str(len(body)))])
     return [body]

@@ -260,6 +260,7 @@ def _end_with_parent(leave: Callable[[int], object]) -> None:
 
     def watch() -> None:
         os.read(pipe, 1)
+        os.close(pipe)
         leave(1)
 
     threading.Thread(target=watch, name="asgicore check", daemon=True).start()
