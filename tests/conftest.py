@@ -77,12 +77,10 @@ def _set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
 
 
 @pytest.fixture
-def small_heap() -> Iterator[None]:
+def small_heap() -> None:
     """Keep thousands of tests out of what the collector goes through: for tests that run it again and again."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1483,6 +1483,7 @@ async def test_aclose_does_not_keep_a_request_from_being_closed() -> None:
 # --- races -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(150)  # a switch every microsecond takes its time
 def test_workers_under_stress_lend_no_thread_twice_and_forget_nobody() -> None:
     """Six loops in threads of their own, and a switch every microsecond: requests of every fate."""
     workers = new_workers(4, idle_seconds=0.002)
@@ -1535,12 +1536,12 @@ def test_workers_under_stress_lend_no_thread_twice_and_forget_nobody() -> None:
 
     async def main(seed: int) -> None:
         dice = random.Random(seed)
-        for _ in range(5):
+        for _ in range(3):
             await asyncio.gather(*[request(dice) for _ in range(25)])
 
     def loop(seed: int) -> None:
         try:
-            asyncio.run(asyncio.wait_for(main(seed), 20))
+            asyncio.run(asyncio.wait_for(main(seed), 100))
         except BaseException as exc:
             failures.append(repr(exc))
 
@@ -1551,11 +1552,11 @@ def test_workers_under_stress_lend_no_thread_twice_and_forget_nobody() -> None:
         for one in loops:
             one.start()
         for one in loops:
-            one.join(30)
+            one.join(120)
     finally:
         sys.setswitchinterval(before)
     assert failures == []
-    assert next(answered) == 6 * 5 * 25
+    assert next(answered) == 6 * 3 * 25
     assert (workers.in_use, workers.waiting, workers._parked) == (0, 0, 0)
     until_sync(lambda: workers.alive == 0)
     assert not owners

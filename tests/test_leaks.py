@@ -31,22 +31,13 @@ from asgicore.testing._living import tasks as living_tasks
 from asgicore.wsgi_bridge import WSGIHandler
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_heap_of_module() -> Iterator[None]:
-    """Keep the thousands of tests before these out of what the collector goes through, again and again."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     """What is garbage stays until it is counted; what is there already is left out of the count."""
     gc.disable()
-    gc.freeze()
+    gc.collect()
+    gc.freeze()  # for good: what is thawed would be gone through by each of the collections to come
     yield
-    gc.unfreeze()
     gc.enable()
 
 

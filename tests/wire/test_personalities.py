@@ -37,8 +37,8 @@ def findings(server: Server, path: str) -> list[str]:
         connection.sendall(head.encode() + upload)
         if path != "/left":
             # The client stays, with its connection, until all is found out.
-            eventually(lambda: "over" in server.events(path), f"{server.kind.name} {path}")
-    eventually(lambda: "over" in server.events(path), f"{server.kind.name} {path}")
+            eventually(lambda: "over" in server.events(path), f"{server.kind.name} {path}", 50)
+    eventually(lambda: "over" in server.events(path), f"{server.kind.name} {path}", 50)
     return server.events(path)
 
 
