@@ -165,10 +165,9 @@ def test_process_of_a_peer_that_dies_leaves_it_out_and_tells() -> None:
     """A peer whose process ends before it answers is left out of the row, with a note."""
     code = """
 from benchmarks import apart
-from benchmarks.apps import Peer
 from benchmarks.workloads import WORKLOADS
 notes = []
-peers = [Peer("nobody", "", "")]
+peers = {"nobody": ("asgicore", apart.ROOT / "docs")}  # where there are no benchmarks to be run
 figures = apart.measure(WORKLOADS["django-async"], peers, 1, 0.001, None, lambda *note: notes.append(note))
 print(figures, notes)
 """

