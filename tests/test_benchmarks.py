@@ -164,15 +164,17 @@ def test_quick_run_of_the_django_bridge_measures_both_handlers_and_puts_them_int
 def test_process_of_a_peer_that_dies_leaves_it_out_and_tells() -> None:
     """A peer whose process ends before it answers is left out of the row, with a note."""
     code = """
+from dataclasses import replace
 from benchmarks import apart
 from benchmarks.workloads import WORKLOADS
 notes = []
-peers = {"nobody": ("asgicore", apart.ROOT / "docs")}  # where there are no benchmarks to be run
-figures = apart.measure(WORKLOADS["django-async"], peers, 1, 0.001, None, lambda *note: notes.append(note))
+workload = replace(WORKLOADS["django-async"], name="none")  # which the process does not know
+peers = {"nobody": ("asgicore", apart.ROOT)}
+figures = apart.measure(workload, peers, 1, 0.001, None, lambda *note: notes.append(note))
 print(figures, notes)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
-    assert done.stdout == "{} [('nobody', 'failed: exit status 1')]\n", done.stderr
+    assert done.stdout == "{} [('nobody', 'failed: exit status 2')]\n", done.stderr
 
 
 @needs_peers
