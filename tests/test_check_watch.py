@@ -43,7 +43,7 @@ async def until(check: object) -> None:
 
 async def test_busy_threads_are_those_that_run_something() -> None:
     """Idle threads of pools are not: ours, anyio's, the standard library's."""
-    busy = partial(busy_threads, frozenset(sys._current_frames()))
+    busy = partial(busy_threads, frozenset(watch.busy_threads()))
     event = threading.Event()
     pool = ThreadPoolExecutor(2)
     threads = Threads()
@@ -66,7 +66,7 @@ async def test_busy_threads_are_those_that_run_something() -> None:
 
 async def test_thread_that_waits_within_the_standard_library_is_named_by_it() -> None:
     """Where there is nothing of the application's to name."""
-    busy = partial(busy_threads, frozenset(sys._current_frames()))
+    busy = partial(busy_threads, frozenset(watch.busy_threads()))
     event = threading.Event()
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         waiting = second.submit(event.wait, 5)
