@@ -684,7 +684,7 @@ DEFECTS: list[tuple[str, str, Any]] = [
 ]
 
 
-WAITING = {"works-on", "trusts-send", "ignores-cancel", "cancel-relabelled", "pool-stuck", "unanswered", "uploads-hold"}
+WAITING = {"works-on", "trusts-send", "ignores-cancel", "cancel-relabelled", "pool-stuck", "unanswered"}
 
 # A probe waits for things that do not happen, and uvloop keeps asyncio's rules.
 LOOPS = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
