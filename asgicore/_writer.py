@@ -95,16 +95,21 @@ def as_part(part: Any) -> bytes:
 
 
 # RFC 9110 section 6.4.1: these have no body, and neither has 1xx.
-_BODILESS: Final = (204, 304)
+_BODILESS: Final = (204, 205, 304)
 
 _CLOSE: Final = (b"connection", b"close")
+
+
+def _without_content(headers: RawHeaders) -> RawHeaders:
+    """The head of a 205: unlike 204 and 304 it is not framed as empty by its status (RFC 9110 section 15.3.6)."""
+    return [*(field for field in headers if field[0].lower() != b"content-length"), (b"content-length", b"0")]
 
 
 class Writer:
     """Sends one response, in legal order, whatever the code above does.
 
     Called like ``send`` itself it takes ready-made messages and checks them; the engine uses ``send_whole()``
-    and ``send_stream()``. A body that HEAD, 1xx, 204 or 304 forbid is not sent.
+    and ``send_stream()``. A body that HEAD, 1xx, 204, 205 or 304 forbid is not sent.
 
     Args:
         send: The server's channel. Nobody else may call it.
@@ -178,6 +183,8 @@ class Writer:
             if status == 204 or status < 200:
                 # RFC 9110 section 8.6: these have none.
                 headers = [field for field in headers if field[0].lower() != b"content-length"]
+            elif status == 205:
+                headers = _without_content(headers)
             self.state = following
             if self.closes_connection:
                 headers.append(_CLOSE)
@@ -286,6 +293,8 @@ class Writer:
             self._after(ResponseEvent.START, "http.response.start")
         if self._head or status in _BODILESS or status < 200:
             body, chunks = b"", None
+            if status == 205:
+                headers = _without_content(headers)
         elif not body and int(find(headers, b"content-length") or 0):
             raise ContentLengthError(int(find(headers, b"content-length") or 0), 0)
         self.state = _BODY
@@ -490,6 +499,8 @@ class Writer:
 
     async def _send_start(self, status: int, headers: RawHeaders) -> None:
         self.state = _BODY
+        if status == 205:
+            headers = _without_content(headers)
         if self.closes_connection:
             headers = [*headers, _CLOSE]
         message: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}

@@ -1026,10 +1026,11 @@ async def test_handler_polling_is_disconnected_eats_no_message() -> None:
 @interim_passes
 @pytest.mark.parametrize("streams", [False, True], ids=["bytes", "stream"])
 @pytest.mark.parametrize(
-    ("method", "status"), [("HEAD", 200), ("HEAD", 404), ("GET", 204), ("GET", 304), ("GET", 100), ("POST", 199)]
+    ("method", "status"),
+    [("HEAD", 200), ("HEAD", 404), ("GET", 204), ("GET", 205), ("GET", 304), ("GET", 100), ("POST", 199)],
 )
 async def test_handler_bodiless_response_sends_one_empty_message(method: str, status: int, streams: bool) -> None:
-    """HEAD, 1xx, 204 and 304 have a start and one empty end; a stream is closed unread."""
+    """HEAD, 1xx, 204, 205 and 304 have a start and one empty end; a stream is closed unread."""
     stream = Parts(b"a", b"b")
 
     async def endpoint(request: Request) -> Response:
@@ -1039,11 +1040,25 @@ async def test_handler_bodiless_response_sends_one_empty_message(method: str, st
     check_messages(channel.sent, method=method, complete=True)
     assert channel.status == status
     assert len(channel.sent) == 2
+    lengths = [value for name, value in channel.headers if name == b"content-length"]
     if streams:
         assert (stream.read, stream.closed) == (0, 1)
+        assert lengths == ([b"0"] if status == 205 else [])
     else:
-        lengths = [value for name, value in channel.headers if name == b"content-length"]
-        assert lengths == ([b"2"] if method == "HEAD" or status == 304 else [])
+        assert lengths == ([b"2"] if method == "HEAD" or status == 304 else [b"0"] if status == 205 else [])
+
+
+async def test_reset_by_messages_of_a_hook_has_no_content() -> None:
+    """Whoever writes the messages: a length that was declared is that of nothing (RFC 9110 section 15.3.6)."""
+
+    class Own(Handler):
+        async def send_response(self, response: Response, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 205, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ab"})
+
+    channel = await call(Own(hello))
+    check_messages(channel.sent, complete=True)
+    assert (channel.headers, channel.body) == ([(b"content-length", b"0")], b"")
 
 
 # --- other scopes and the state --------------------------------------------------------------------------
