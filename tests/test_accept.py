@@ -29,6 +29,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("offer", WEIGHTS)
 @pytest.mark.parametrize("other", WEIGHTS)
 def test_type_of_the_example_of_the_rfc_is_the_one_of_more_weight(offer: str, other: str) -> None:
@@ -228,6 +229,7 @@ def test_value_of_any_bytes_is_an_offer_or_none(pieces: list[str]) -> None:
         assert choose(value, offers) in (None, *offers)
 
 
+@pytest.mark.untraced
 @given(qvalues, qvalues)
 def test_weights_of_the_grammar_are_compared_as_numbers(one: str, other: str) -> None:
     """RFC 9110 section 12.4.2: 0.001 is the least that is wanted, 0 is not."""
@@ -260,6 +262,7 @@ types = st.sampled_from(["a/b", "a/c", "b/b", "b/c"])
 ranges = st.dictionaries(types | st.sampled_from(["*/*", "a/*", "b/*"]), their_qvalues, min_size=1)
 
 
+@pytest.mark.untraced
 @given(ranges, st.lists(types, min_size=1, max_size=4))
 def test_type_is_the_one_that_werkzeug_gives_most_weight(weights: dict[str, str], offers: list[str]) -> None:
     """Without parameters, where Werkzeug follows the RFC, both agree on the weight of each offer."""
@@ -274,6 +277,7 @@ def test_type_is_the_one_that_werkzeug_gives_most_weight(weights: dict[str, str]
 codings = st.sampled_from(["gzip", "br", "zstd", "deflate"])
 
 
+@pytest.mark.untraced
 @given(st.dictionaries(codings | st.just("*"), their_qvalues, min_size=1), st.lists(codings, min_size=1, max_size=4))
 def test_encoding_is_the_one_that_werkzeug_gives_most_weight(weights: dict[str, str], offers: list[str]) -> None:
     """Where nothing is said of content as it is, both agree on the weight of each offer."""

@@ -1375,6 +1375,7 @@ async def test_reader_cancelled_natively_is_cancelled(way: str) -> None:
 # --- many messages -----------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("way", ["read", "stream", "begin"])
 @pytest.mark.parametrize("data", [b"ab", b""], ids=["two bytes", "empty"])
 async def test_body_of_many_tiny_messages_takes_little_memory(way: str, data: bytes) -> None:
@@ -1403,6 +1404,7 @@ async def test_body_of_many_tiny_messages_takes_little_memory(way: str, data: by
     assert read == 5000 * len(data)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("way", ["read", "stream", "begin", "load", "spool", "call"])
 @pytest.mark.parametrize("data", [b"ab", b""], ids=["two bytes", "empty"])
 async def test_receive_that_never_suspends_leaves_turns_to_others(way: str, data: bytes, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from asgicore.testing._check.probes import LIFESPAN, PROBES
 from asgicore.testing._check.processes import check
 from asgicore.testing._check.worker import work
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.untraced]
 
 # Every probe is tried on these; of the others, those that find something in others.
 PATHS = {

@@ -17,7 +17,7 @@ from asgicore.testing._lint.rules import Finding
 
 APPS = Path(__file__).parent / "check_apps"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.untraced]
 
 
 class Defect(NamedTuple):

@@ -184,6 +184,7 @@ async def test_cleanup_after_the_stream_fails(mode: Any, suspend: bool, after: i
     check_messages(server.sent, complete=False)
 
 
+@pytest.mark.untraced
 @modes
 @suspends
 @pytest.mark.parametrize("at", range(6))

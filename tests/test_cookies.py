@@ -173,6 +173,7 @@ def test_cookies_of_hostile_value_without_limits_take_linear_time(unit: bytes) -
         parse_cookies([b'a="' + unit * (2**18 // len(unit)) + b'"'], UNLIMITED)
 
 
+@pytest.mark.untraced
 @settings(deadline=None, max_examples=500)
 @given(
     st.lists(
@@ -361,6 +362,7 @@ LINE = re.compile(
 )
 
 
+@pytest.mark.untraced
 @settings(deadline=None, max_examples=500)
 @given(
     key=st.one_of(cookie_text, cookie_text.map("__Host-{}".format), cookie_text.map("__secure-{}".format)),

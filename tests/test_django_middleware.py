@@ -182,6 +182,7 @@ async def compare(kinds: tuple[str, ...], view: Any, acts: dict[str, str], **cha
     return mine
 
 
+@pytest.mark.untraced
 @backends
 @views
 @pytest.mark.parametrize("kinds", MIXES, ids=", ".join)

@@ -442,6 +442,7 @@ async def test_response_hop_by_hop_field_is_dropped(name: str, kind: Any) -> Non
     assert outcome.body == b"text"
 
 
+@pytest.mark.untraced
 @interim_passes
 @given(
     name=st.text(max_size=8) | st.sampled_from(["X-Word", "content-length", "Set-Cookie", "Transfer-Encoding"]),

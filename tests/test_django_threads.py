@@ -152,6 +152,7 @@ async def ask_long(app: Any, **scope: Any) -> Outcome:
     return outcome
 
 
+@pytest.mark.untraced
 @backends
 async def test_threads_of_many_asynchronous_requests_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """5,000 asynchronous requests in flight, middleware included, are held by the loop's own thread."""
@@ -508,6 +509,7 @@ async def test_connections_of_asynchronous_views_are_those_of_the_thread(
         assert len(book.opened) == (1 if age is None else 3)
 
 
+@pytest.mark.untraced
 @backends
 async def test_connections_are_never_those_of_two_requests_at_once(options: Callable[..., None], book: Book) -> None:
     """300 requests of all kinds, five threads: five connections, each with one request at a time."""
@@ -1480,6 +1482,7 @@ async def storm(seed: int, signals: bool) -> AsyncIterator[Storm]:
             signal.disconnect(receiver)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("mix", MIXES)
 @backends
 async def test_storm_of_disconnects_holds_up_nothing_and_leaves_nothing(
@@ -1530,6 +1533,7 @@ def hash_of(text: str) -> int:
 OF_OURS = tuple(f"{MODULE}.{name}" for name in ("_answer", "_cancel", "_chain", "_handler", "_request", "_workers"))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["sync_view", "async_view", "async_stream"])
 @backends
 async def test_disconnects_leave_no_cycle_of_ours(kind: str, small_heap: None) -> None:
@@ -1558,6 +1562,7 @@ async def left_in(handler: Any, made: Storm, kind: str, number: int) -> None:
     await turn(5)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["nested_view", "sync_stream"])
 @backends
 async def test_disconnects_leave_a_small_constant_where_an_error_goes_through_asgiref(
@@ -1581,6 +1586,7 @@ async def test_disconnects_leave_a_small_constant_where_an_error_goes_through_as
             assert once <= 20 * 300
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["view", "stream", "hooks"])
 @backends
 async def test_requests_with_threads_leave_no_cycle_of_ours(kind: str, small_heap: None) -> None:
@@ -1599,6 +1605,7 @@ async def test_requests_with_threads_leave_no_cycle_of_ours(kind: str, small_hea
             await is_free(handler)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("kind", ["view", "error", "404", "hooks", "nested"])
 @backends
 async def test_requests_with_threads_leave_no_more_to_collect_than_stock_django(
@@ -2116,6 +2123,7 @@ def read_entries() -> AsyncIterator[Any]:
     return found
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("begins", ["in the view", "in the stream"])
 @pytest.mark.parametrize("age", [None, 0])
 @handlers

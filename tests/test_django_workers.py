@@ -29,6 +29,7 @@ if importlib.util.find_spec("django") is None:
     pytest.skip("needs Django", allow_module_level=True)
 
 from asgicore._jobs import new_waiter
+from asgicore.django_bridge._hop import _Above
 from asgicore.django_bridge._workers import Lease, Worker, Workers
 
 DEADLINE = 5.0
@@ -828,6 +829,20 @@ async def test_waited_job_that_ends_just_now_is_not_waited_for(monkeypatch: pyte
 
 
 @on_asyncio
+async def test_what_a_thread_was_handed_and_failed_is_given_up_quietly() -> None:
+    """asyncio does not complain of an error that nobody asks for any more."""
+    complaints: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: complaints.append(context))
+    future = loop.create_future()
+    future.set_exception(RuntimeError("late"))
+    _Above(future).give_up()
+    del future
+    gc.collect()
+    assert complaints == []
+
+
+@on_asyncio
 async def test_drop_cancelled_takes_a_lease_out_of_the_queue() -> None:
     """If nobody waits for anything in it; it may come again."""
     workers = new_workers(1)
@@ -1483,6 +1498,7 @@ async def test_aclose_does_not_keep_a_request_from_being_closed() -> None:
 # --- races -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 @pytest.mark.timeout(150)  # a switch every microsecond takes its time
 def test_workers_under_stress_lend_no_thread_twice_and_forget_nobody() -> None:
     """Six loops in threads of their own, and a switch every microsecond: requests of every fate."""

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import types
 from dataclasses import MISSING, dataclass, fields
@@ -151,8 +152,11 @@ def test_options_of_the_django_page_are_those_of_the_bridge() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
-async def test_examples_of_a_page_do_what_the_page_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_examples_of_a_page_do_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each block runs after those above it, answers its requests as written and passes its own tests."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # some make a folder of their own
     namespace: dict[str, Any] = {"__name__": "example"}
     for example in examples(page):
         for name in example.imports() - sys.modules.keys():

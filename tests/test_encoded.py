@@ -67,6 +67,7 @@ def as_bytes(parts: list[bytes | str]) -> bytes:
     return b"".join(part.encode() if isinstance(part, str) else part for part in parts)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("is_synchronous", [False, True])
 @settings(max_examples=25)

@@ -35,6 +35,7 @@ from asgicore import (
 )
 from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, call, check_messages, http_scope
 from asgicore.testing._living import tasks as living_tasks
+from asgicore.types import Send
 
 
 async def hello(request: Request) -> Response:

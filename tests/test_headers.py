@@ -365,6 +365,7 @@ def test_content_type_of_any_bytes_is_parsed(value: bytes) -> None:
 token = st.text(alphabet="abcxyz0-_.", min_size=1, max_size=8)
 
 
+@pytest.mark.untraced
 @settings(deadline=None)
 @given(st.dictionaries(token, st.text(alphabet=st.characters(codec="latin-1"), max_size=12), max_size=4))
 def test_content_type_with_quoted_parameters_gives_them_back(parameters: dict[str, str]) -> None:

@@ -113,6 +113,7 @@ async def life(stack: tuple[Kind, ...], outer: Kind | None, leaves: bool) -> lis
     return [*trace, f"{len(channel.sent)} sent"]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
 @pytest.mark.parametrize("outer", [None, *KINDS], ids=lambda kind: kind.__name__ if kind else "bare")
 async def test_scope_entered_late_is_as_one_entered_first(

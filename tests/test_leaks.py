@@ -30,6 +30,8 @@ from asgicore.testing._living import descriptors as open_files
 from asgicore.testing._living import tasks as living_tasks
 from asgicore.wsgi_bridge import WSGIHandler
 
+pytestmark = pytest.mark.untraced
+
 
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:

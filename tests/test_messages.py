@@ -270,6 +270,7 @@ class Small(Handler):
 LIMITS = Limits(max_body_bytes=20, spool_threshold_bytes=12)
 
 
+@pytest.mark.untraced
 @interim_passes
 @settings(
     max_examples=200,
@@ -433,6 +434,7 @@ async def test_messages_every_send_failing_in_turn_are_legal(case: Case, error: 
     assert number >= 2
 
 
+@pytest.mark.untraced
 @each_case
 @pytest.mark.parametrize("error", [OSError("gone"), Injected("receive")], ids=["OSError", "other"])
 async def test_messages_every_receive_failing_in_turn_are_legal(case: Case, error: Exception) -> None:
@@ -450,6 +452,7 @@ async def test_messages_every_receive_failing_in_turn_are_legal(case: Case, erro
         assert raised is None or (raised is error and not isinstance(error, OSError))
 
 
+@pytest.mark.untraced
 @each_case
 @pytest.mark.parametrize("how", ["leave", "scope", "aclose"])
 async def test_messages_interrupted_at_every_await_are_legal(case: Case, how: str) -> None:

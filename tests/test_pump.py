@@ -90,6 +90,7 @@ def pump_of(parts: Iterable[bytes], threads: Threads | None = None, max_bytes: i
 # --- parts -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "parts",
     [

@@ -353,6 +353,7 @@ async def test_exchange_with_window_in_bytes_lets_the_application_be_so_far_ahea
         assert exchange.sends == sends
 
 
+@pytest.mark.untraced
 async def test_exchange_without_window_takes_everything() -> None:
     """And the test has its turn all the same."""
     app = Answers(start(), *[body(bytes(1000), True)] * 5000, body())

@@ -39,6 +39,7 @@ def environment(database: Mapping[str, str], directory: Path, **more: str) -> di
     return {
         "PYTHONPATH": os.pathsep.join([str(SITE), str(TESTS), str(PROJECT)]),
         "PYTHONWARNINGS": "always::ResourceWarning",
+        "DJANGO_SETTINGS_MODULE": "wire.quick_site",
         "SECRET_KEY": "of the tests",
         "MAX_WORKERS": str(MAX_WORKERS),
         "MEDIA_ROOT": str(directory / "media"),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -276,20 +277,16 @@ class Server:
 
     def client(self, timeout: float = 30.0) -> httpx.Client:
         """A client that speaks the protocol of this kind."""
-        http2 = self.kind.http2
-        return httpx.Client(base_url=self.url, http1=not http2, http2=http2, timeout=timeout, trust_env=False)
+        return httpx.Client(timeout=timeout, **self._options())
 
     def async_client(self, timeout: float = 30.0) -> httpx.AsyncClient:
         """The same for many requests at once."""
+        return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=100), **self._options())
+
+    def _options(self) -> dict[str, Any]:
         http2 = self.kind.http2
-        return httpx.AsyncClient(
-            base_url=self.url,
-            http1=not http2,
-            http2=http2,
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=100),
-            trust_env=False,
-        )
+        # Nothing is verified without TLS, but the certificates of all authorities would be loaded for each client.
+        return {"base_url": self.url, "http1": not http2, "http2": http2, "trust_env": False, "verify": False}
 
     # --- the end -------------------------------------------------------------------------------------
 

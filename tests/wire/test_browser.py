@@ -22,9 +22,6 @@ from selenium.webdriver.common.by import By  # noqa: E402
 
 DEADLINE = 20.0
 
-# On one worker: one browser is enough for all.
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 def program(*names: str) -> str:
     for name in names:
