@@ -182,7 +182,6 @@ async def compare(kinds: tuple[str, ...], view: Any, acts: dict[str, str], **cha
     return mine
 
 
-@pytest.mark.untraced
 @backends
 @views
 @pytest.mark.parametrize("kinds", MIXES, ids=", ".join)
