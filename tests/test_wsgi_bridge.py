@@ -26,6 +26,7 @@ from asgicore._threads import Threads
 from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, check_messages, http_scope
 from asgicore.testing._living import tasks as living_tasks
 from asgicore.wsgi_bridge import WSGIHandler
+from asgicore.wsgi_bridge._input import Conversation
 
 SECONDS = 5.0
 TEXT = ("Content-Type", "text/plain")
@@ -482,6 +483,25 @@ async def test_whole_body_shorter_than_declared_is_an_error_page(caplog: pytest.
 BODY = b"first line\nsecond\n\nlong " + b"x" * 100_000 + b"\nlast"
 
 CHUNKS = [BODY[:3], BODY[3:15], b"", BODY[15:50_000], BODY[50_000:]]
+
+
+async def test_input_that_nobody_answers_any_more_ends_with_the_request() -> None:
+    """An application that waits for a part of the body when the response is closed is told so."""
+    raised: list[BaseException] = []
+
+    def produce(put: Any) -> None:
+        try:
+            conversation.receive_part()
+        except ClientDisconnectedError as exc:
+            raised.append(exc)
+            raise
+
+    conversation = Conversation(Threads(), produce, lambda: pytest.fail("nobody asks for the body"))
+    conversation.start_thread()
+    await eventually(lambda: conversation._parts, "it has asked")
+    with anyio.fail_after(SECONDS):
+        await conversation.aclose()
+    assert len(raised) == 1
 
 
 @modes
