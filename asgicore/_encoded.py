@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from anyio.lowlevel import checkpoint
 
+from ._chunks import as_part, slice_bytes, start_thread_of
 from ._encoders import Codec, Encoder
 from ._pump import close
 from ._response import Response
 from ._streaming_response import Keep, StreamingResponse
 from ._threads import SHARED, Threads
 from ._watch import FAIR_SECONDS
-from ._writer import as_part, slice_bytes, start_thread_of
 from .errors import ContentLengthError
 from .types import RawHeaders
 

@@ -14,6 +14,7 @@ from weakref import WeakMethod
 from anyio import get_cancelled_exc_class
 
 from ._body import Body
+from ._chunks import Chunks
 from ._extensions import EARLY_HINT
 from ._keep_alive import KeepAlive
 from ._late_scope import ShieldAround
@@ -21,7 +22,7 @@ from ._response import Response
 from ._streaming_response import StreamingResponse
 from ._threads import Threads
 from ._watch import Listener, is_cancelled, log_cut, run_shielded
-from ._writer import Chunks, Writer
+from ._writer import Writer
 from .errors import UsageError
 from .types import RawHeaders, Scope, Send
 

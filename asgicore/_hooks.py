@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from anyio.lowlevel import checkpoint
 
 from ._body import Body
+from ._chunks import slice_bytes
 from ._exchange import Exchange, is_head
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
@@ -26,7 +27,7 @@ from ._streaming_response import StreamingResponse
 from ._target import check_target
 from ._threads import Threads
 from ._watch import run_shielded
-from ._writer import Writer, slice_bytes
+from ._writer import Writer
 from .errors import HTTPError, RequestError
 from .limits import Limits
 from .types import Receive, Scope, Send

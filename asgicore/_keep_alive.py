@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 from anyio import Event, sleep
 
+from ._chunks import start_thread_of, stop_thread_of
 from ._watch import Listener, is_trio, start_listener
-from ._writer import start_thread_of, stop_thread_of
 
 __all__ = ["Connection", "KeepAlive"]
 

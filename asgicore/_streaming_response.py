@@ -6,10 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from functools import partial
 from typing import Any, TypeAlias, cast
 
+from ._chunks import stop_thread_of
 from ._pump import Pump, iterate
 from ._response import Background, Extras, Response, build_fields, check_status
 from ._threads import SHARED, Threads
-from ._writer import stop_thread_of
 from .errors import ResponseStateError, UsageError
 from .types import HeadersInput
 

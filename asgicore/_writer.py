@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
+from ._chunks import Chunks, as_part, start_thread_of
 from ._extensions import (
     DEBUG,
     EARLY_HINT,
@@ -48,50 +49,8 @@ TRAILING = ResponseState.TRAILERS
 DONE = ResponseState.DONE
 _BROKEN = ResponseState.BROKEN
 
-Chunks = Callable[[bytes], Iterable[tuple[bytes, bool]]]
-
 Trailers = tuple[tuple[bytes, ...], Callable[[], HeadersInput | Awaitable[HeadersInput]]]
 """The names that are declared before the body, and what gives the fields after it."""
-
-
-def slice_bytes(data: bytes, size: int) -> Iterable[tuple[bytes, bool]]:
-    """Cut ``data`` into (chunk, is_last) of at most ``size`` bytes; empty data gives one ``(b"", True)``."""
-    last = max(len(data) - size, 0)
-    position = 0
-    while position < last:
-        yield data[position : position + size], False
-        position += size
-    yield data[position:] if position else data, True
-
-
-def start_thread_of(parts: object) -> None:
-    """Have what makes the parts begin, if a thread does: there may be no room for it."""
-    # A name that no iterator of an application has by chance; isinstance() of a protocol takes 10 us on Python 3.11.
-    start_thread = getattr(parts, "start_thread", None)
-    if start_thread is not None:
-        start_thread()
-
-
-def stop_thread_of(parts: object) -> None:
-    """Have the thread end that makes the parts, if one does, without waiting for it."""
-    stop_thread = getattr(parts, "stop_thread", None)
-    if stop_thread is not None:
-        stop_thread()
-
-
-def as_part(part: Any) -> bytes:
-    """A part of a body as bytes.
-
-    Raises:
-        TypeError: It is neither ``bytes`` nor ``str``.
-    """
-    if isinstance(part, str):
-        return part.encode()
-    if isinstance(part, bytes):
-        return part
-    if isinstance(part, (bytearray, memoryview)):
-        return bytes(cast("bytearray", part))
-    raise TypeError(f"a streaming response takes parts of bytes or str, not {type(part).__name__}")
 
 
 # RFC 9110 section 6.4.1: these have no body, and neither has 1xx.

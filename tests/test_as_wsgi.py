@@ -598,7 +598,7 @@ def test_client_leaving_an_application_that_cannot_be_stopped_frees_the_thread(
     serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread is the server's; that the application goes on is logged."""
-    monkeypatch.setattr("asgicore.wsgi_bridge._as_wsgi._CANCEL_SECONDS", 0.05)
+    monkeypatch.setattr("asgicore.wsgi_bridge._as_wsgi.CANCEL_SECONDS", 0.05)
 
     async def run(app: App, receive: Any, send: Any) -> None:
         await start(send)
@@ -1044,7 +1044,7 @@ def test_application_that_holds_the_loop_up_cannot_hold_up_closing(
     serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop that is blocked is left alone; the thread does not keep the process."""
-    monkeypatch.setattr("asgicore.wsgi_bridge._as_wsgi._CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr("asgicore.wsgi_bridge._loop.CANCEL_SECONDS", 0.01)
     reached, go = threading.Event(), threading.Event()
 
     async def run(app: App, receive: Any, send: Any) -> None:

@@ -59,8 +59,7 @@ KEPT = {("get", "/broken-stream", "request-raised")}
 
 def test_check_finds_nothing_in_our_bridge_to_django() -> None:
     """The same probes of the same views, in a process of its own: there is one Django in a process."""
-    if importlib.util.find_spec("django") is None:
-        pytest.skip("needs Django")
+    pytest.importorskip("django", reason="needs the extra 'django'")
     target = "django_one_file:own"
     results = check(target, jobs_of(target), directory=os.fspath(APPS), deadline=2.0, grace=10.0, glance=0.03)
     bad = [

@@ -8,7 +8,7 @@ import importlib.util
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -97,7 +97,7 @@ async def good_stream(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         group.cancel_scope.cancel()
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         while True:
             yield b"x" * 1000
 
@@ -111,7 +111,7 @@ async def good_stream(scope: Any, receive: Any, send: Any) -> None:
         except OSError:
             group.cancel_scope.cancel()
         finally:
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
 
 
 @http_only

@@ -10,7 +10,8 @@ import pytest
 from clocks import Beats, Clock
 
 from asgicore import ClientDisconnectedError, ContentLengthError, InvalidHeaderError, ResponseStateError
-from asgicore._writer import Writer, limit_send, slice_bytes
+from asgicore._chunks import slice_bytes
+from asgicore._writer import Writer, limit_send
 from asgicore.testing import Channel, Message
 
 # What the letters of a script below stand for.

@@ -131,9 +131,9 @@ own = WSGIHandler(site)
 with suppress(ImportError):
     from a2wsgi import WSGIMiddleware
 
-    a2wsgi: Any = WSGIMiddleware(site)  # type: ignore[arg-type]
+    a2wsgi: Any = WSGIMiddleware(site)  # type: ignore[arg-type]  # its environ is a TypedDict
 
 with suppress(ImportError):
     from asgiref.wsgi import WsgiToAsgi
 
-    asgiref: Any = WsgiToAsgi(site)  # type: ignore[no-untyped-call]
+    asgiref: Any = WsgiToAsgi(site)  # type: ignore[no-untyped-call]  # it has no types

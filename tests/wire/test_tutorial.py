@@ -53,7 +53,8 @@ class Reader:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        eventually(lambda: "startup complete" in self.printed(), command)
+        # What it says last: before that nobody listens yet.
+        eventually(lambda: "Uvicorn running" in self.printed(), command)
 
     def printed(self) -> str:
         if self.server is not None:
