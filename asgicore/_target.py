@@ -13,7 +13,15 @@ from . import _grammar
 from .errors import MalformedRequestError, TargetTooLongError
 from .limits import Limits
 
-__all__ = ["address", "build_url", "check_host", "check_target", "host_from_server", "split_root_path"]
+__all__ = [
+    "address",
+    "build_url",
+    "check_encodable",
+    "check_host",
+    "check_target",
+    "host_from_server",
+    "split_root_path",
+]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -39,6 +47,18 @@ def check_target(path: object, query_string: object, limits: Limits) -> None:
         limit = limits.max_query_bytes
         if limit is not None and isinstance(query_string, bytes) and len(query_string) > limit:
             raise TargetTooLongError("query_string", f"{len(query_string)} bytes, the limit is {limit}")
+
+
+def check_encodable(path: str) -> None:
+    """Check that a decoded path has a UTF-8 form: no half of a surrogate pair, which no server decodes.
+
+    Raises:
+        MalformedRequestError: It has none.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise MalformedRequestError("path", "holds characters that have no UTF-8 form") from None
 
 
 def split_root_path(path: str, root_path: str) -> tuple[str, str]:
@@ -104,11 +124,12 @@ def build_url(scheme: str, host: str, path: str, raw_path: bytes | None, query_s
     Raises:
         MalformedRequestError: Path or query cannot be written in a URL.
     """
-    try:
-        # raw_path has no query by the specification, but some servers leave it in.
-        target = raw_path.partition(b"?")[0] if raw_path else quote(path, safe=_PATH_SAFE).encode()
-    except UnicodeEncodeError:
-        raise MalformedRequestError("path", "holds characters that have no UTF-8 form") from None
+    if raw_path:
+        # It has no query by the specification, but some servers leave it in.
+        target = raw_path.partition(b"?")[0]
+    else:
+        check_encodable(path)
+        target = quote(path, safe=_PATH_SAFE).encode()
     if _grammar.NOT_URL.search(target) or _grammar.NOT_URL.search(query_string):
         raise MalformedRequestError("url", "the target holds characters that must be percent-encoded")
     authority = f"{scheme}://{host}" if host else ""

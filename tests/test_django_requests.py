@@ -32,7 +32,7 @@ from django_site import (
     start,
 )
 from faults import linear_time
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -284,6 +284,7 @@ REFUSED: dict[str, tuple[int, dict[str, Any]]] = {
     "two hosts": (400, {"headers": [(b"host", b"a"), (b"host", b"b")]}),
     "two lengths": (400, {"headers": [(b"content-length", b"1"), (b"content-length", b"2")]}),
     "no pair": (400, {"headers": [(b"x",)]}),
+    "path without a UTF-8 form": (400, {"path": "/\ud800", "raw_path": None}),
 }
 
 
@@ -333,6 +334,7 @@ async def test_request_of_a_query_that_is_no_utf8_is_django_s_400(caplog: pytest
 
 
 @backends
+@example(path="\ud800", query=b"", headers=[])
 @given(
     path=st.text(max_size=12, alphabet=st.characters()),
     query=st.binary(max_size=12),

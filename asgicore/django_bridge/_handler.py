@@ -52,7 +52,7 @@ from .._observe import note_error
 from .._observer import Observe
 from .._response import Response
 from .._spool import in_file_thread
-from .._target import check_target
+from .._target import check_encodable, check_target
 from .._watch import run_shielded
 from .._writer import Writer
 from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
@@ -232,7 +232,10 @@ class ASGIHandler(Handler, DjangoHandler):
             scope = {**scope, "headers": headers}
         visit = Visit(scope, body)
         try:
-            check_target(scope.get("path"), scope.get("query_string"), limits)
+            path = scope.get("path")
+            check_target(path, scope.get("query_string"), limits)
+            if isinstance(path, str) and not path.isascii():
+                check_encodable(path)  # Django quotes it again, in many a place
             declared = check_request_headers(headers, limits)
             # What was declared and what comes are the server's to compare, as under Django.
             if declared is not None and limits.max_body_bytes is not None and declared > limits.max_body_bytes:
