@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 import tempfile
@@ -531,6 +532,41 @@ async def test_form_of_hostile_input_is_answered_at_once(
     with linear_time():
         server = await serve(body=sent, content_type=content_type, size=65536, max_body_bytes=2**25)
     assert server.status == status
+
+
+@needs_multipart
+@pytest.mark.parametrize(
+    ("content_type", "body", "status", "value"),
+    [
+        pytest.param(URLENCODED, b"a=%252541", 200, b"%2541", id="escapes in escapes"),
+        pytest.param(URLENCODED, gzip.compress(gzip.compress(b"a=1")), 400, b"", id="gzip in gzip"),
+        pytest.param(
+            MULTIPART,
+            multipart(b'content-disposition: form-data; name="a"\r\ncontent-transfer-encoding: base64\r\n\r\nYQ=='),
+            200,
+            b"YQ==",
+            id="base64",
+        ),
+        pytest.param(
+            MULTIPART,
+            multipart(
+                b'content-disposition: form-data; name="a"\r\ncontent-type: multipart/mixed; boundary=n\r\n\r\n'
+                + b"--n\r\n" * 1000
+            ),
+            200,
+            b"--n\r\n" * 1000,
+            id="forms in a form",
+        ),
+    ],
+)
+async def test_form_in_nested_encodings_is_decoded_once(
+    serve: Any, content_type: bytes, body: bytes, status: int, value: bytes
+) -> None:
+    """What is encoded again is a value, or no form: nothing is unpacked that would grow (RFC 7578 section 4.7)."""
+    with linear_time():
+        server = await serve(lambda form: str(form["a"]), body, content_type=content_type)
+    assert server.status == status
+    assert value in server.body
 
 
 @needs_multipart

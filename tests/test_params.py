@@ -120,7 +120,7 @@ def longest_step(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> float:
 
 @pytest.mark.parametrize("unit", [b"%", b"x%", b"%4", b"%41", b"%ff", b"\\%41", "%41é".encode()])
 def test_query_of_hostile_value_comes_in_short_steps(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest query takes less than 5 ms; a form of megabytes, in a worker thread, holds up nobody for longer."""
+    """The longest query takes less than 5 ms, twice that on a slow machine; a form of megabytes holds up nobody."""
     raw = unit * (2**16 // len(unit))
     # Twice as long on a machine that is slow or busy; whoever counts branches makes each cost more.
     limit = 0.01 if sys.gettrace() is None else 0.02

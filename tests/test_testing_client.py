@@ -139,6 +139,15 @@ async def test_request_to_quart_is_answered() -> None:
 # --- the request -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["body", "files", "timeout"])
+async def test_option_of_other_clients_is_refused(name: str) -> None:
+    """It would be passed over otherwise, and a test would try nothing; the error names those that there are."""
+    client = Client(reflect)
+    options: Any = {name: b"x"}
+    with pytest.raises(TypeError, match=f"no option '{name}'; it takes headers, params, content, json, data, scope"):
+        await client.post("/", **options)
+
+
 @pytest.mark.parametrize("method", ["get", "head", "options", "post", "put", "patch", "delete"])
 async def test_client_method_sends_its_method(method: str) -> None:
     """Each method of the client is the one of HTTP."""

@@ -16,6 +16,7 @@ from ._requests import (
     FieldsInput,
     RequestOptions,
     build_scope,
+    check_options,
     encode_content,
     encode_headers,
     merge_headers,
@@ -117,7 +118,11 @@ class Client:
             method: The method.
             path: Path and query.
             **options: Those of ``ExchangeOptions``.
+
+        Raises:
+            TypeError: There is no such option.
         """
+        check_options(options)
         content, announced = encode_content(options, self._http_version)
         given = encode_headers(options.get("headers"))
         scope = build_scope(

@@ -79,6 +79,20 @@ class ExchangeOptions(RequestOptions, total=False):
     memory."""
 
 
+_OPTIONS: Final = tuple(ExchangeOptions.__annotations__)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that other clients have, and this one would pass over.
+
+    Raises:
+        TypeError: There is no option of such a name.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(f"a request has no option {name!r}; it takes {', '.join(_OPTIONS)}")
+
+
 def http_scope(method: str = "GET", path: str = "/", like: Server = UVICORN, /, **changes: Any) -> dict[str, Any]:
     """The scope of one request, as servers give it.
 
