@@ -84,7 +84,8 @@ def test_personality_over_http2_offers_what_the_server_offers(kind: Kind, tmp_pa
     with running(kind, tmp_path, app="wire.probe:app") as server:
         with server.client() as client:
             client.post("/scope").raise_for_status()
-        server.await_event("/scope", "over")
+            # The client stays until all is told: some cancel what goes on when it leaves.
+            server.await_event("/scope", "over")
         told = next(word for word in server.events("/scope") if word.startswith("extensions "))
     offered = personality(kind).http2_extensions
     assert told == f"extensions {sorted(offered) if offered is not None else None}"
