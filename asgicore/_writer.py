@@ -52,7 +52,6 @@ _BROKEN = ResponseState.BROKEN
 Trailers = tuple[tuple[bytes, ...], Callable[[], HeadersInput | Awaitable[HeadersInput]]]
 """The names that are declared before the body, and what gives the fields after it."""
 
-
 # RFC 9110 section 6.4.1: these have no body, and neither has 1xx.
 _BODILESS: Final = (204, 205, 304)
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-import pkgutil
 import runpy
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,19 @@ import pytest
 from _pytest.assertion.rewrite import AssertionRewritingHook
 from clocks import Clock
 
-import asgicore
 from asgicore import _encoded, _parts, _receiver, _watch, _writer
 
 # Where coverage has begun: pyproject.toml keeps pytest from loading it by its entry point.
-pytest_plugins = ["asgicore._pytest_plugin"]
+pytest_plugins = ["asgicore._pytest_plugin", "distribution", "untraced"]
 
 # Dozens of processes are started by the tests, and would compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 STOP_SECONDS = _watch._STOP_SECONDS
 
-UVLOOP = ("asyncio", {"use_uvloop": True})
 BACKENDS: list[Any] = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
 if importlib.util.find_spec("uvloop"):
-    BACKENDS.append(pytest.param(UVLOOP, id="uvloop"))
+    BACKENDS.append(pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
 if importlib.util.find_spec("trio"):
     BACKENDS.append(pytest.param(("trio", {}), id="trio"))
 
@@ -107,76 +102,6 @@ def as_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         runpy.run_module(name, run_name=run_name)
 
     return run
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those of the servers stand first: they wait now and then, and what takes long is not left for the end."""
-    items.sort(key=lambda item: item.path.parent.name != "wire")
-    for item in items:
-        call = getattr(item, "callspec", None)
-        if item.path.parent.name == "wire" or (call and call.params.get("anyio_backend") == UVLOOP):
-            # What runs in other processes, and what asyncio has covered.
-            item.add_marker(pytest.mark.untraced)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tell pytest-xdist what belongs together: the tests of a file, and those of a server, which is started once.
-
-    ``--dist loadgroup`` would do that by marks, but knows of none in pytest 9.2.
-    """
-    from wire.servers import KINDS
-
-    def group(nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        parameters = test.partition("[")[2]
-        return next((kind.name for kind in KINDS if parameters.startswith(kind.name)), file)
-
-    config.option.loadscopereorder = False
-    scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
-    scheduler._split_scope = group
-    return scheduler
-
-
-@contextmanager
-def _untraced() -> Iterator[None]:
-    """Nothing is traced in this thread nor in those that begin now.
-
-    The marker ``no_cover`` of pytest-cov stops its tracers in other threads, too, which may leave them locked.
-    """
-    here, elsewhere = sys.gettrace(), threading.gettrace()
-    sys.settrace(None)
-    threading.settrace(None)
-    try:
-        yield
-    finally:
-        threading.settrace(elsewhere)
-        sys.settrace(here)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """What the marker says."""
-    with _untraced() if item.get_closest_marker("untraced") else nullcontext():
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Modules of tests are no concern of coverage: those that they import are here before."""
-    for module in pkgutil.walk_packages(asgicore.__path__, "asgicore.", onerror=lambda name: None):
-        if not module.name.endswith(".__main__"):
-            with suppress(ImportError):  # of an extra that is not installed
-                importlib.import_module(module.name)
-    with _untraced():
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> Generator[None, bool | None, bool | None]:
-    """The process that hands out the tests runs nothing of the package."""
-    with _untraced() if session.config.pluginmanager.hasplugin("dsession") else nullcontext():
-        return (yield)
 
 
 class _WithoutDjango(pytest.Module):

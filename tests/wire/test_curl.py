@@ -14,7 +14,7 @@ from .clients import curl_command
 from .servers import Server
 from .site import TIGHT, content
 
-SIZE = 8 * 2**20
+SIZE = 50 * 2**20
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -39,7 +39,7 @@ def curl(server: Server, path: str, *arguments: str, stdin: bytes = b"") -> subp
 
 
 def test_curl_upload_arrives_whole(server: Server, large_file: Path, large_sha256: str) -> None:
-    """A file arrives byte for byte."""
+    """A file of 50 MiB arrives byte for byte."""
     answer = curl(server, "/digest", "--data-binary", f"@{large_file}", "-H", "Expect:").stdout
     assert json.loads(answer) == {"sha256": large_sha256, "size": SIZE}
 
@@ -53,7 +53,7 @@ def test_curl_upload_in_chunks_arrives_whole(server: Server) -> None:
 
 
 def test_curl_download_arrives_whole(server: Server, large_sha256: str) -> None:
-    """A stream arrives byte for byte."""
+    """A stream of 50 MiB arrives byte for byte."""
     assert hashlib.sha256(curl(server, f"/parts?size={SIZE}").stdout).hexdigest() == large_sha256
 
 

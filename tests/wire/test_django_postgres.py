@@ -29,7 +29,7 @@ pytest.importorskip("django")
 NAMES = ("uvicorn-httptools-uvloop", "granian-h1")
 DATABASE = "site"
 
-REQUESTS = 500  # to each of two servers
+REQUESTS = 1000
 CLIENTS = 12  # more than there are workers
 SECONDS = 60.0
 
@@ -157,7 +157,7 @@ async def storm(server: Server, seed: int, count: int) -> None:
 
 @pytest.mark.timeout(120)
 async def test_connections_are_kept_and_none_leaks(database: Database, start: Any) -> None:
-    """1,000 requests in all, with random disconnects, go over a few connections: one for each worker is left."""
+    """1,000 requests with random disconnects go over a few connections, of which one for each worker is left."""
     before = len(database.sessions())
     with start() as server:
         for seed in (1, 2):

@@ -1,0 +1,32 @@
+"""Which tests run one after the other in the same process, where pytest-xdist has several; and which run first."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those of the servers stand first: they wait now and then, and what takes long is not left for the end."""
+    items.sort(key=lambda item: item.path.parent.name != "wire")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tell pytest-xdist what belongs together: the tests of a file, and those of a server, which is started once.
+
+    ``--dist loadgroup`` would do that by marks, but pytest-xdist 3.8 sees none of them under pytest 9.2.
+    """
+    from wire.servers import KINDS
+
+    def group(nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        parameters = test.partition("[")[2]
+        return next((kind.name for kind in KINDS if parameters.startswith(kind.name)), file)
+
+    config.option.loadscopereorder = False
+    scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+    scheduler._split_scope = group
+    return scheduler
