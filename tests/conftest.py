@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import hypothesis  # noqa: F401  # before the heap is frozen: it asks the collector who refers to its generators
@@ -41,13 +42,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def _patient_engine() -> Iterator[None]:
-    """A machine that halts for milliseconds changes nothing.
+    """A machine that halts for a second changes nothing.
 
-    Time stands still for the engine where it decides to give up the loop, and it does not leave a listener behind that
-    is about to end.
+    Time creeps for the engine where it decides to give up the loop, and it does not leave a listener behind that is
+    about to end. Were time to stand still, a stream whose thread is as fast as the client would never see it leave.
     """
     with pytest.MonkeyPatch.context() as patch:
-        _set_clock(patch, Clock())
+        _set_clock(patch, lambda: perf_counter() / 1000)
         patch.setattr(_watch, "_STOP_SECONDS", 60)
         yield
 
@@ -73,7 +74,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def _set_clock(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+def _set_clock(patch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
     patch.setattr(_receiver, "perf_counter", clock)
     patch.setattr(_encoded, "perf_counter", clock)
     patch.setattr(_writer, "perf_counter", clock)

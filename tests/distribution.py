@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,3 +31,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
     scheduler._split_scope = group
     return scheduler
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Tell of a test that passed in one message: the five of pytest-xdist take longer than most of the tests."""
+    if not hasattr(item.config, "workerinput"):
+        return None
+    for report in runtestprotocol(item, log=False, nextitem=nextitem):
+        if report.when == "call" or not report.passed:
+            if report.passed:
+                report.sections.clear()
+                report.keywords = {}
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True

@@ -811,11 +811,13 @@ async def test_form_in_stream_mode_keeps_no_more_than_the_threshold_in_memory() 
     try:
         with anyio.fail_after(30):
             await handler(form_scope(), receive, send)
-        peak = tracemalloc.get_traced_memory()[1]
+        left, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert sizes == [32 * 2**20]
-    assert peak < 5 * 2**20
+    # What is left is nothing of the body: modules that were loaded meanwhile, and what coverage notes.
+    assert left < 2 * 2**20
+    assert peak - left < 5 * 2**20, f"{peak} at the most, {left} in the end"
 
 
 # --- fairness --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What coverage does not look at, since other tests cover it: a test takes half the time then.
+"""What coverage does not look at: what runs the tests, which takes twice as long then, and tests that others cover.
 
 The marker ``no_cover`` of pytest-cov is not used: it stops the tracers of other threads, too, and may leave them
 locked.
@@ -12,23 +12,34 @@ import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 import pytest
 
 import asgicore
 
+# In this thread, and in those that begin.
+Tracers = tuple[Any, Any]
+
+OFF: Tracers = (None, None)
+_tracers = pytest.StashKey[Tracers]()
+
 
 @contextmanager
-def _untraced() -> Iterator[None]:
-    """Nothing is traced in this thread, nor in those that begin now."""
-    here, elsewhere = sys.gettrace(), threading.gettrace()
-    sys.settrace(None)
-    threading.settrace(None)
+def _traced_by(tracers: Tracers) -> Iterator[Tracers]:
+    """Have these look at what follows; gives those that did before."""
+    before = sys.gettrace(), threading.gettrace()
+    threading.settrace(tracers[1])
+    sys.settrace(tracers[0])
     try:
-        yield
+        yield before
     finally:
-        threading.settrace(elsewhere)
-        sys.settrace(here)
+        sys.settrace(before[0])
+        threading.settrace(before[1])
+
+
+def _tracers_of(item: pytest.Item) -> Tracers:
+    return OFF if item.get_closest_marker("untraced") else item.config.stash[_tracers]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,13 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.untraced)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Do what the marker says."""
-    with _untraced() if item.get_closest_marker("untraced") else nullcontext():
-        return (yield)
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Modules of tests are no concern of coverage; those that they import are here before."""
@@ -54,12 +58,40 @@ def pytest_collection() -> Generator[None, object, object]:
         if not module.name.endswith(".__main__"):
             with suppress(ImportError):  # of an extra that is not installed
                 importlib.import_module(module.name)
-    with _untraced():
+    with _traced_by(OFF):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, bool | None, bool | None]:
     """The process that hands out the tests runs nothing of the package."""
-    with _untraced() if session.config.pluginmanager.hasplugin("dsession") else nullcontext():
+    with _traced_by(OFF) if session.config.pluginmanager.hasplugin("dsession") else nullcontext():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What surrounds the tests and their fixtures is pytest's."""
+    with _traced_by(OFF) as tracers:
+        item.config.stash[_tracers] = tracers
+        return (yield)
+
+
+# The last wrapper is the innermost one.
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
+    with _traced_by(_tracers_of(request.node) if isinstance(request.node, pytest.Item) else OFF):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    with _traced_by(_tracers_of(item)):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """The ends of fixtures."""
+    with _traced_by(_tracers_of(item)):
         return (yield)
