@@ -35,8 +35,11 @@ _current_task: Any = current_task
 
 def innermost_scope(task: Task[Any] | None = None) -> Outer:
     """The scope that the task (the current one) is in, ``None`` if there is none; for ``ScopeAround``."""
-    if task is None and "trio" in _modules and is_trio():
-        return EARLY
+    if task is None:
+        if "trio" in _modules and is_trio():
+            return EARLY
+        if not _states:
+            return None
     state = _state_of(ref(task or _current_task()))
     return None if state is None else state.cancel_scope
 
@@ -173,13 +176,15 @@ def _closed(_: ref[Any]) -> Any:
 
 def _look_up(task: ref[Any]) -> Any:
     """Find anyio's books, see whether they are kept as we think, and look the task up in them."""
-    global _scope_class, _state_of
+    global _scope_class, _state_of, _states
     _scope_class = type(CancelScope())
     states = getattr(_modules[_scope_class.__module__], "_task_states", None)
     if isinstance(states, WeakKeyDictionary):
         # The dictionary within: its own get() takes twice as long.
-        _state_of = cast("Any", states).data.get
-        if _is_understood():
+        within = cast("Any", states).data
+        _state_of = within.get
+        if _is_understood(within):
+            _states = within
             return _state_of(task)
     _state_of = _closed
     return _Closed
@@ -187,13 +192,17 @@ def _look_up(task: ref[Any]) -> Any:
 
 # What anyio knows of a task, by a weak reference to it; None if it knows nothing of it.
 _state_of: Any = _look_up
+_UNREAD: Final = ("not looked at yet",)
+# All that it knows: nothing where no task is in a scope, as on most servers, and then none is asked for its own.
+_states: Any = _UNREAD
 # anyio's class for asyncio.
 _scope_class: Any = CancelScope
 
 
-def _is_understood() -> bool:
+def _is_understood(states: dict[ref[Any], Any]) -> bool:
     """Whether a scope that is entered late comes out around the one that was entered before it."""
-    before = _state_of(ref(_current_task()))
+    task = ref(_current_task())
+    before = _state_of(task)
     outer = None if before is None else before.cancel_scope
     try:
         deadline = current_time() + 3600
@@ -204,7 +213,11 @@ def _is_understood() -> bool:
             is_inside = current_effective_deadline() == deadline
         is_next = current_effective_deadline() == deadline
         around.__exit__(None, None, None)
-        return is_inside and is_next and innermost_scope() is outer
+        is_left = innermost_scope() is outer
+        if before is None:
+            # Tasks that are in no scope any more are not forgotten by anyio; this one never asked for any.
+            del states[task]
+        return is_inside and is_next and is_left
     except Exception:
         if before is not None:
             before.cancel_scope = outer

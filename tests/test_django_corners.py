@@ -298,6 +298,7 @@ async def test_signals_of_a_django_that_keeps_them_otherwise_are_sent_by_it(monk
 async def test_cancel_where_the_books_of_anyio_cannot_be_read_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shield cannot be seen then; a client that leaves ends the view all the same."""
     monkeypatch.setattr(_late_scope, "_state_of", _late_scope._closed)
+    monkeypatch.setattr(_late_scope, "_states", _late_scope._UNREAD)
     is_waiting = anyio.Event()
 
     async def waiting(request: HttpRequest) -> HttpResponse:

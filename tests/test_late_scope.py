@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import anyio
 import pytest
@@ -178,6 +179,40 @@ class Failing(ScopeAround):
         raise AttributeError("_parent_scope")
 
 
+def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have anyio's books be looked for as before the first request."""
+    monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+    monkeypatch.setattr(_late_scope, "_states", _late_scope._UNREAD)
+
+
+def test_looking_leaves_nothing_in_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody is in a scope, the trial was in the last one; a scope that another task is in is not ours."""
+    look_again(monkeypatch)
+
+    async def main() -> None:
+        assert innermost_scope() is None
+        assert ref(asyncio.current_task()) not in _late_scope._states
+        in_scope, is_over = asyncio.Event(), asyncio.Event()
+
+        async def other() -> None:
+            with anyio.CancelScope() as scope:
+                assert innermost_scope() is scope
+                look_again(monkeypatch)
+                assert innermost_scope() is scope
+                in_scope.set()
+                await is_over.wait()
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(other())
+            await in_scope.wait()
+            assert len(_late_scope._states) > 0
+            assert innermost_scope() is None
+            is_over.set()
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+
+
 @only_asyncio
 @pytest.mark.parametrize("around", [Shuffled, Failing])
 @pytest.mark.parametrize("outer", [False, True], ids=["bare", "in a scope"])
@@ -190,7 +225,7 @@ async def test_books_that_are_kept_otherwise_are_left_alone(
         async with AsyncExitStack() as stack:
             if outer:
                 await stack.enter_async_context(plain([]))
-            monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+            look_again(monkeypatch)
             monkeypatch.setattr(_late_scope, "ScopeAround", around)
             assert innermost_scope() is EARLY
             assert innermost_scope() is EARLY
@@ -202,7 +237,7 @@ async def test_books_that_are_kept_otherwise_are_left_alone(
 @only_asyncio
 async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An anyio without what is read here serves as before."""
-    monkeypatch.setattr(_late_scope, "_state_of", _late_scope._look_up)
+    look_again(monkeypatch)
     monkeypatch.setattr(
         _late_scope, "_modules", {**_late_scope._modules, type(anyio.CancelScope()).__module__: Unknown()}
     )
