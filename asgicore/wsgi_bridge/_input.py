@@ -111,11 +111,11 @@ class Conversation(Pump[None]):
         """
         question = _Question()
         self._pass_on(question, PART_BYTES)
-        with self._room:
+        with self._lock:
             while not question.is_answered:
                 if self._is_closed:
                     raise ClientDisconnectedError
-                self._room.wait()
+                self._wait()
         if question.error is None:
             return question.answer
         error, question.error = question.error, None
@@ -133,9 +133,9 @@ class Conversation(Pump[None]):
                 part.answer = await anext(self._body, b"")
             except Exception as exc:
                 part.error = exc
-            with self._room:
+            with self._lock:
                 part.is_answered = True
-                self._room.notify_all()
+                self._wake()
         return cast("bytes | str", part)
 
 
