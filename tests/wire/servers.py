@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -184,11 +185,17 @@ def eventually(check: Callable[[], bool], what: str, seconds: float = 20.0) -> N
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody listens on now, nor will before it is used.
+
+    Granian shares a port with whoever has it, and the system gives the same one to two processes that ask for any, or
+    to a client. So each process of the tests takes its own, from below those that clients get.
+    """
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    while True:
+        port = 12000 + 16 * secrets.randbelow(1250) + own
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
