@@ -1,7 +1,6 @@
 """What coverage does not look at: what runs the tests, which takes twice as long then, and tests that others cover.
 
-The marker ``no_cover`` of pytest-cov is not used: it stops the tracers of other threads, too, and may leave them
-locked.
+The marker ``no_cover`` of pytest-cov is not used: it stops the tracers of other threads, too.
 """
 
 from __future__ import annotations
