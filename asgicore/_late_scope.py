@@ -193,7 +193,8 @@ def _look_up(task: ref[Any]) -> Any:
 # What anyio knows of a task, by a weak reference to it; None if it knows nothing of it.
 _state_of: Any = _look_up
 _UNREAD: Final = ("not looked at yet",)
-# All that it knows: nothing where no task is in a scope, as on most servers, and then none is asked for its own.
+# All that it knows: empty where no task is in a scope, as on most servers, and then it need not be known which one
+# this is.
 _states: Any = _UNREAD
 # anyio's class for asyncio.
 _scope_class: Any = CancelScope
@@ -215,8 +216,8 @@ def _is_understood(states: dict[ref[Any], Any]) -> bool:
         around.__exit__(None, None, None)
         is_left = innermost_scope() is outer
         if before is None:
-            # Tasks that are in no scope any more are not forgotten by anyio; this one never asked for any.
-            del states[task]
+            # anyio keeps a task that has left its last scope; this one was in none but for the trial.
+            states.pop(task, None)
         return is_inside and is_next and is_left
     except Exception:
         if before is not None:

@@ -1,4 +1,5 @@
-"""Which tests run one after the other in the same process, where pytest-xdist has several; and which run first."""
+"""Where pytest-xdist has several processes: which tests run one after the other in the same one, which run first, and
+what is told of them."""
 
 from __future__ import annotations
 

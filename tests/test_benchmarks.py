@@ -80,14 +80,10 @@ def test_check_our_applications_answer_right() -> None:
 
 @needs_peers
 def test_check_both_handlers_of_the_django_site_answer_right() -> None:
-    """The Django bridge and Django's own handler give the answers that are asked for, of every view.
-
-    All but those that the next test measures, which is told of a wrong answer, too.
-    """
-    small = ("django-sync", "django-async-default", "django-sync-default", "django-async-query")
-    large = ("django-file", "django-stream", "django-upload", "django-form")
-    printed = run("--check", "--peers", "asgicore", "django", "--only", *small, *large)
-    assert printed.splitlines() == [f"{name}: asgicore, django" for name in (*small, *large)]
+    """The Django bridge and Django's own handler give the answers that are asked for, of every view."""
+    rows = [line.split(": ", 1) for line in run("--check", "--only", "django").splitlines()]
+    assert len(rows) >= 12
+    assert all({"asgicore", "django"} <= set(names.split(", ")) for _, names in rows), rows
 
 
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, BENCH)), reason="needs the extra 'bench'")
@@ -184,15 +180,10 @@ print(figures, notes)
 @needs_peers
 @pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk")
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, WIRE)), reason="needs the extras 'bench' and 'server'")
-@pytest.mark.parametrize(
-    ("name", "peers"),
-    [("wire-django-sync-query", ["asgicore", "django"]), ("wire-django-async-granian", ["asgicore"])],
-)
-def test_quick_run_on_the_wire_measures_the_handlers_of_the_django_site(
-    name: str, peers: list[str], tmp_path: Path
-) -> None:
-    """Both handlers of the Django site serve requests over sockets, behind uvicorn; ours behind Granian, too."""
-    printed = run("--quick", "--only", name, "--peers", *peers, "--output", str(tmp_path), module="benchmarks.wire")
+@pytest.mark.parametrize("name", ["wire-django-sync-query", "wire-django-async-granian"])
+def test_quick_run_on_the_wire_measures_both_handlers_of_the_django_site(name: str, tmp_path: Path) -> None:
+    """Both handlers of the Django site serve requests over sockets, behind uvicorn and Granian."""
+    printed = run("--quick", "--only", name, "--output", str(tmp_path), module="benchmarks.wire")
     row = json.loads((tmp_path / "wire.json").read_text(encoding="utf-8"))["rows"][0]
-    assert set(row["results"]) == set(peers), printed
+    assert set(row["results"]) == {"asgicore", "django"}, printed
     assert all(result["low"] > 0 for result in row["results"].values())

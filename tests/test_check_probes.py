@@ -16,10 +16,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from asgicore.testing._check import worker
 from asgicore.testing._check.exchange import Call
 from asgicore.testing._check.probes import PROBES
 from asgicore.testing._check.probing import Session
 from asgicore.testing._check.rules import CHECK_RULES
+from asgicore.testing._check.watch import busy_threads
 from asgicore.testing._check.worker import run_probe
 
 App = Callable[[Any, Any, Any], Any]
@@ -707,6 +709,40 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any) -> 
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]
+
+
+async def test_thread_that_has_only_just_begun_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has called nothing yet when the response is complete, as on a machine that is busy."""
+    monkeypatch.setattr(worker, "_BEGINNING_SECONDS", 0.5)
+    begins, seen = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        def inner() -> None:
+            seen.wait(30)
+
+        def work() -> None:
+            begins.wait(30)
+            inner()
+
+        threading.Thread(target=work, daemon=True).start()
+        await answer(scope, send)
+
+    def busy() -> dict[int, str]:
+        found = busy_threads()
+        if looks.pop():
+            begins.set()  # after it was looked at once, for nothing
+        return found
+
+    # Before the probe, when its request has ended, and then every few milliseconds.
+    looks = [False] * 1000 + [True, False]
+    monkeypatch.setattr(worker, "busy_threads", busy)
+    try:
+        with anyio.fail_after(30):
+            p, _ = await run_probe(Session(app, deadline=1.0, grace=0.5, glance=0.01), "get", "/")
+        assert [finding.rule for finding in p.findings] == ["thread-left"]
+    finally:
+        begins.set()
+        seen.set()
 
 
 async def test_work_after_the_response_and_the_disconnect_is_no_wait_for_that() -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "Lag",
     "LeftOpen",
     "audit",
-    "all_threads",
     "busy_threads",
     "traced_memory",
 ]
@@ -37,11 +36,6 @@ __all__ = [
 # Where a thread that has nothing to do waits.
 _WAITING: Final = {module.__file__ for module in (threading, queue, selectors)}
 STDLIB: Final = sysconfig.get_path("stdlib")
-
-
-def all_threads() -> set[int]:
-    """The threads that there are, by their number."""
-    return set(sys._current_frames())
 
 
 def busy_threads() -> dict[int, str]:

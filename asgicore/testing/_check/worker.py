@@ -27,7 +27,7 @@ from .._living import leak_of_task, tasks
 from .exchange import Call
 from .probes import LIFESPAN, PROBES
 from .probing import Probing, Session, profile_from
-from .watch import STDLIB, LeftOpen, all_threads, busy_threads
+from .watch import STDLIB, LeftOpen, busy_threads
 
 __all__ = ["Lifespan", "load", "main", "run_probe", "work"]
 
@@ -123,6 +123,10 @@ class Lifespan:
         self.findings.append(RULES["lifespan-unanswered"].broken(message, LIFESPAN))
 
 
+# How long a thread may take until it is seen to do something.
+_BEGINNING_SECONDS: Final = 0.02
+
+
 async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bool]:
     """Run one probe.
 
@@ -130,7 +134,7 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
         The probe, which has what was found, and whether something of it still goes on.
     """
     p = Probing(session, path)
-    before, known, threads = tasks(), all_threads(), busy_threads()
+    before, known, threads = tasks(), set(threading.enumerate()), busy_threads()
     with LeftOpen() as left_open:
         await PROBES[name](p)
         await p.settle()
@@ -142,7 +146,7 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
         busy = {number: text for number, text in busy_threads().items() if number not in threads}
         passed = perf_counter() - over
         # A thread that has only just begun has called nothing yet, which is not to be idle.
-        has_begun = passed < _BEGINNING_SECONDS and all_threads() - known
+        has_begun = passed < _BEGINNING_SECONDS and set(threading.enumerate()) - known
         if not (left or busy or has_begun) or passed > p.grace:
             break
         await anyio.sleep(0.005)
@@ -157,10 +161,6 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
         # One that is the application's own says more than one of the standard library that waits for it.
         p.found("thread-left", f"a thread works on for a request that has ended: {max(busy.values(), key=_is_own)}")
     return p, bool(left or busy)
-
-
-# How long a thread may take until it is seen to do something.
-_BEGINNING_SECONDS: Final = 0.02
 
 
 def _is_own(place: str) -> bool:
