@@ -61,17 +61,33 @@ class Run:
         )
         return self.row(workload, figures, notes)
 
+    def peers_of(self, workload: Workload) -> list[Peer]:
+        if workload.own_peers:
+            return [peer for peer in workload.own_peers if peer.name in self.peers or peer.name not in PEERS]
+        return [PEERS[name] for name in self.peers if not workload.peers or name in workload.peers]
+
+    def check(self, workloads: Sequence[Workload]) -> None:
+        """Measure nothing; print who answers right."""
+        apart_ones = [workload for workload in workloads if workload.is_apart]
+        peers = dict.fromkeys(peer.name for workload in apart_ones for peer in self.peers_of(workload))
+        right = apart.check(apart_ones, peers, self.core, self.fail)
+        for workload in workloads:
+            names = right[workload.name] if workload.is_apart else self.in_process(workload).figures
+            print(f"{workload.name}: {', '.join(names)}")
+
+    def fail(self, workload: Workload, peer: str, text: str) -> None:
+        """Have the command fail if this note is of a failure."""
+        if text.startswith(("wrong answer", "failed")):
+            self.failed.append(f"{workload.name}, {peer}: {text}")
+
     def in_process(self, workload: Workload) -> Row:
         """Measure one workload, all peers side by side."""
-        peers: list[Peer] = [PEERS[name] for name in self.peers if not workload.peers or name in workload.peers]
-        if workload.own_peers:
-            peers = [peer for peer in workload.own_peers if peer.name in self.peers or peer.name not in PEERS]
+        peers = self.peers_of(workload)
         notes: list[str] = [workload.note] if workload.note else []
 
         def note(peer: str, text: str) -> None:
             notes.append(f"{peer}: {text}")
-            if text.startswith(("wrong answer", "failed")):
-                self.failed.append(f"{workload.name}, {peer}: {text}")
+            self.fail(workload, peer, text)
 
         try:
             if workload.is_apart:
@@ -133,12 +149,12 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.CRITICAL)
     run = Run(options)
     rows: list[Row] = []
-    for name in choose(options.only):
-        if options.check:
-            if name in WORKLOADS:
-                row = run.in_process(WORKLOADS[name])
-                print(f"{name}: {', '.join(row.figures)}")
-        elif name in WORKLOADS:
+    names = choose(options.only)
+    if options.check:
+        run.check([WORKLOADS[name] for name in names if name in WORKLOADS])
+        names = []
+    for name in names:
+        if name in WORKLOADS:
             rows.append(run.in_process(WORKLOADS[name]))
             print_row(rows[-1])
         else:

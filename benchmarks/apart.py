@@ -1,7 +1,7 @@
 """What cannot share a process: each gets one, which waits while the others have their turn.
 
-``python -m benchmarks.apart WORKLOAD PEER SECONDS`` is such a process: for each line on its standard input it does one
-round, and answers with a line of JSON.
+``python -m benchmarks.apart PEER SECONDS WORKLOAD`` is such a process: for each line on its standard input it does one
+round, and answers with a line of JSON. With 0 seconds it only checks the answers, of as many workloads as it is given.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,16 @@ class Process:
     """One peer in a process of its own, with the packages of ``tree``."""
 
     def __init__(
-        self, workload: Workload, peer: str, tree: Path, seconds: float, core: int | None, env: dict[str, str]
+        self,
+        workloads: Iterable[Workload],
+        peer: str,
+        tree: Path,
+        seconds: float,
+        core: int | None,
+        env: dict[str, str],
     ) -> None:
-        command = [sys.executable, "-m", "benchmarks.apart", workload.name, peer, str(seconds)]
+        names = [workload.name for workload in workloads]
+        command = [sys.executable, "-m", "benchmarks.apart", peer, str(seconds), *names]
         if core is not None:
             command += ["--core", str(core)]
         pipe = subprocess.PIPE
@@ -90,7 +97,7 @@ def measure(
         env = stack.enter_context(scratch())
         processes: dict[str, Process] = {}
         for name, (peer, tree) in peers.items():
-            process = Process(workload, peer, tree, seconds if rounds else 0, core, env)
+            process = Process([workload], peer, tree, seconds if rounds else 0, core, env)
             stack.callback(process.close)
             answer = process.answer()
             if "note" in answer:
@@ -107,6 +114,25 @@ def measure(
                 else:
                     figures[name].append(answer["seconds"])
     return figures
+
+
+def check(
+    workloads: Sequence[Workload], peers: Iterable[str], core: int | None, note: Callable[[Workload, str, str], None]
+) -> dict[str, list[str]]:
+    """By row, the peers that answer right. A peer gets one process for all rows: nothing is measured."""
+    right: dict[str, list[str]] = {workload.name: [] for workload in workloads}
+    with scratch() as env:
+        for peer in peers:
+            rows = [workload for workload in workloads if find_peer(workload, peer) is not None]
+            process = Process(rows, peer, ROOT, 0, core, env)
+            with contextlib.closing(process):
+                for workload in rows:
+                    answer = process.answer()
+                    if "note" in answer:
+                        note(workload, peer, answer["note"])
+                    else:
+                        right[workload.name].append(peer)
+    return right
 
 
 def find_peer(workload: Workload, name: str) -> Peer | None:
@@ -130,9 +156,11 @@ async def serve(workload: Workload, peer: Peer, seconds: float) -> None:
             number = await drive.warm(app, workload, seconds) if seconds else 0
             gc.collect()
             gc.freeze()
+            tell()
+            if not seconds:
+                return
             # Waiting for its turn may take any time; a round may not.
             faulthandler.cancel_dump_traceback_later()
-            tell()
             # This blocks the loop: between the rounds nothing here has anything to do.
             for _ in sys.stdin:
                 faulthandler.dump_traceback_later(DEADLINE_SECONDS, exit=True)
@@ -146,23 +174,23 @@ async def serve(workload: Workload, peer: Peer, seconds: float) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.apart", description=__doc__)
-    parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("peer")
-    parser.add_argument("seconds", type=float, help="CPU time of one round; 0 checks the answer only")
+    parser.add_argument("seconds", type=float, help="CPU time of one round; 0 checks the answers only")
+    parser.add_argument("workloads", nargs="+", choices=WORKLOADS, metavar="workload")
     parser.add_argument("--core", type=int, help="bind to this core")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
-    workload = WORKLOADS[options.workload]
-    peer = find_peer(workload, options.peer)
-    if peer is None:
-        tell(note="has no part in this")
-        return 0
     faulthandler.dump_traceback_later(DEADLINE_SECONDS, exit=True)
-    try:
-        with drive.bound(options.core):
-            drive.run(workload.loop, serve, workload, peer, options.seconds)
-    except ImportError as exc:
-        tell(note=f"not installed ({exc.name})")
+    for workload in map(WORKLOADS.__getitem__, options.workloads):
+        peer = find_peer(workload, options.peer)
+        if peer is None:
+            tell(note="has no part in this")
+            continue
+        try:
+            with drive.bound(options.core):
+                drive.run(workload.loop, serve, workload, peer, options.seconds)
+        except ImportError as exc:
+            tell(note=f"not installed ({exc.name})")
     return 0
 
 

@@ -10,6 +10,17 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 
+class Indexed(list[str]):
+    """The tests, each of which pytest-xdist asks for its place."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self._places = {name: place for place, name in enumerate(names)}
+
+    def index(self, name: str, *_: Any) -> int:
+        return self._places[name]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those of the servers stand first: they wait now and then, and what takes long is not left for the end."""
     items.sort(key=lambda item: item.path.parent.name != "wire")
@@ -30,7 +41,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+    add = scheduler.add_node_collection
+
+    def add_indexed(node: Any, collection: list[str]) -> None:
+        add(node, collection)
+        if node in scheduler.registered_collections:
+            scheduler.registered_collections[node] = Indexed(collection)
+
     scheduler._split_scope = group
+    scheduler.add_node_collection = add_indexed
     return scheduler
 
 

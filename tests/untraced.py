@@ -21,6 +21,13 @@ import asgicore
 Tracers = tuple[Any, Any]
 
 OFF: Tracers = (None, None)
+
+# What trio alone runs is covered by these; of all else asyncio's run tells enough. And what uvloop runs is asyncio's.
+OF_TRIO = {
+    *("test_check.py", "test_check_probes.py", "test_testing_exchange.py", "test_testing_faults.py"),
+    *("test_idle.py", "test_keep_alive.py", "test_late_scope.py", "test_signals.py", "test_threads.py"),
+    "test_watch.py",
+}
 _tracers = pytest.StashKey[Tracers]()
 
 
@@ -41,18 +48,25 @@ def _tracers_of(item: pytest.Item) -> Tracers:
     return OFF if item.get_closest_marker("untraced") else item.config.stash[_tracers]
 
 
+def _hands_out(session: pytest.Session) -> bool:
+    """Whether other processes run the tests."""
+    return session.config.pluginmanager.hasplugin("dsession")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs in other processes, and what asyncio has covered."""
     for item in items:
         call = getattr(item, "callspec", None)
-        backend = call and call.params.get("anyio_backend")
-        if item.path.parent.name == "wire" or backend == ("asyncio", {"use_uvloop": True}):
+        ids = call.id.split("-") if call else []
+        if item.path.parent.name == "wire" or "uvloop" in ids or ("trio" in ids and item.path.name not in OF_TRIO):
             item.add_marker(pytest.mark.untraced)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Modules of tests are no concern of coverage; those that they import are here before."""
+    if _hands_out(session):
+        return (yield)
     for module in pkgutil.walk_packages(asgicore.__path__, "asgicore.", onerror=lambda name: None):
         if not module.name.endswith(".__main__"):
             with suppress(ImportError):  # of an extra that is not installed
@@ -64,7 +78,7 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, bool | None, bool | None]:
     """The process that hands out the tests runs nothing of the package."""
-    with _traced_by(OFF) if session.config.pluginmanager.hasplugin("dsession") else nullcontext():
+    with _traced_by(OFF) if _hands_out(session) else nullcontext():
         return (yield)
 
 

@@ -21,7 +21,7 @@ APP = "mysite.asgi:application"
 MAX_WORKERS = 4
 
 ADMIN = ("ann", "a long password")
-NOTES = 200
+NOTES = 60
 
 # Of a view that raises, and of ``BadRequest``, Django logs the traceback.
 _RAISED = (

@@ -123,8 +123,8 @@ class Lifespan:
         self.findings.append(RULES["lifespan-unanswered"].broken(message, LIFESPAN))
 
 
-# How long a thread may take until it is seen to do something.
-_BEGINNING_SECONDS: Final = 0.02
+# How long a thread may take until it is seen to do something: it needs a core for that.
+_BEGINNING_SECONDS: Final = 0.05
 
 
 async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bool]:
@@ -147,7 +147,7 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
         passed = perf_counter() - over
         # A thread that has only just begun has called nothing yet, which is not to be idle.
         has_begun = passed < _BEGINNING_SECONDS and set(threading.enumerate()) - known
-        if not (left or busy or has_begun) or passed > p.grace:
+        if passed > p.grace if left or busy else not has_begun:
             break
         await anyio.sleep(0.005)
     if not p.is_spoilt:
