@@ -289,8 +289,8 @@ class Handler(Hooks):
             raise
         finally:
             try:
-                if exchange.listener is not None:
-                    await self._dismiss(exchange, exchange.listener)
+                if exchange.listener is not None and (rest := self._dismiss(exchange, exchange.listener)) is not None:
+                    await rest
             except GeneratorExit:
                 body.is_dropped = True
                 self._drop(exchange)
@@ -333,7 +333,7 @@ class Handler(Hooks):
         # Before the body is here, the listener waits for other things than receive().
         task = running_asyncio_task() if body.is_settled and not self._listens_itself else None
         if task is not None:
-            exchange.listener = SteppedListener(task, body.watch(), exchange.leave)
+            exchange.listener = SteppedListener(task, body.await_disconnect(), exchange.leave)
         else:
             exchange.listener = start_listener(
                 self._listen(exchange) if self._listens_itself else body.watch(exchange.leave)
@@ -341,14 +341,15 @@ class Handler(Hooks):
         if exchange.keep_alive is not None:
             exchange.keep_alive.attend()
 
-    async def _dismiss(self, exchange: Exchange, listener: Listener) -> None:
+    def _dismiss(self, exchange: Exchange, listener: Listener) -> Coroutine[Any, Any, None] | None:
+        """Stop the listener; returns what waits for its end, if that has to be."""
         exchange.listener = None  # its task refers to the exchange
         exchange.body.find_hinter = None  # a task that was left behind may still ask for it
         self._forget(exchange)
         if exchange.body.is_dropped:
             listener.cancel()
-        else:
-            await listener.stop()
+            return None
+        return listener.stop()
 
     async def _listen(self, exchange: Exchange) -> None:
         try:

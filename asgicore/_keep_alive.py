@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from anyio import Event, sleep
 
 from ._chunks import start_thread_of, stop_thread_of
-from ._watch import Listener, is_trio, start_listener
+from ._watch import Listener, is_trio, start_listener, stop
 
 __all__ = ["Connection", "KeepAlive"]
 
@@ -161,7 +161,7 @@ class KeepAlive:
         try:
             listener, self._listener = self._listener, None
             if listener is not None:
-                await listener.stop()
+                await stop(listener)
                 if self._sending is not None:
                     await self._sending.wait()
         finally:

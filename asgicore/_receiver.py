@@ -143,7 +143,7 @@ class Receiver:
                 await checkpoint()
                 self._turned = perf_counter()
             return {"type": "http.request", "body": part, "more_body": self.state is _READING}
-        await self._wait_for_disconnect()
+        await self.await_disconnect()
         return DISCONNECT
 
     async def _next(self) -> Message:
@@ -355,7 +355,7 @@ class Receiver:
                 if _kind(message) == "http.disconnect":
                     self._ahead = DISCONNECT
                     self.leave()
-            await self._wait_for_disconnect()
+            await self.await_disconnect()
         except Exception as exc:
             self.fail(exc)
         if left is not None:
@@ -377,7 +377,7 @@ class Receiver:
             await parked.wait()
         self._parked = None
 
-    async def _wait_for_disconnect(self) -> None:
+    async def await_disconnect(self) -> None:
         while self._is_listening:
             # Somebody else is inside receive(): wait for what that one gets, or go on where it gave up.
             if self._listened is None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from anyio import Event, create_task_group, sleep
 
-from ._watch import is_trio, start_listener
+from ._watch import is_trio, start_listener, stop
 
 __all__ = ["close_on_signals"]
 
@@ -59,7 +59,7 @@ async def close_on_signals(
         try:
             yield
         finally:
-            await closing.stop()
+            await stop(closing)
 
 
 def _caller(function: Callable[[], object]) -> Callable[[], object]:

@@ -14,7 +14,9 @@ Source: "Extending asyncio" in Python's documentation, for what surrounds each s
 from __future__ import annotations
 
 import asyncio
+from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -24,6 +26,9 @@ __all__ = ["SteppedListener"]
 
 _NOTHING: Final = object()
 _FUTURE: Final[Any] = asyncio.Future
+_current_task: Final[Any] = asyncio.current_task
+_enter_task: Final[Any] = asyncio._enter_task
+_leave_task: Final[Any] = asyncio._leave_task
 
 
 class _OwnTask:
@@ -43,8 +48,8 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
 
     Args:
         task: The current one.
-        listen: What runs; it must not raise.
-        left: Called when that has ended by itself.
+        listen: What runs.
+        left: Called when that has ended by itself, by an error or without one.
     """
 
     __slots__ = ("_context", "_coro", "_left", "_loop", "_own", "_pending")
@@ -60,7 +65,7 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
         self._task = None
         # What the coroutine has yielded while no task runs it.
         self._pending: Any = _NOTHING
-        if self._context.run(self._advance, listen.send, None):
+        if self._advance(listen.send, None):
             # Not before the current task waits, which this may cancel.
             self._loop.call_soon(self._tell)
 
@@ -81,36 +86,33 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
 
     def _step(self, step: Callable[..., Any], *args: Any) -> Any:
         """Make a step, with our own task as the current one."""
-        loop = self._loop
-        own: Any = self._own or _OwnTask(self)
-        current = asyncio.current_task(loop)
+        loop, own = self._loop, self._own or _OwnTask(self)
+        current = _current_task(loop)
         if current is not None:
-            asyncio._leave_task(loop, current)
-        asyncio._enter_task(loop, own)
+            _leave_task(loop, current)
+        _enter_task(loop, own)
         try:
             return step(*args)
-        except BaseException:
-            self._coro = self._own = None  # which refers to this
-            raise
         finally:
-            asyncio._leave_task(loop, own)
+            _leave_task(loop, own)
             if current is not None:
-                asyncio._enter_task(loop, current)
+                _enter_task(loop, current)
             # An exception leads to this frame, and a task that was cancelled to the exception.
             del args, current
 
     def _advance(self, step: Callable[[Any], Any], argument: Any) -> bool:
-        """Make a step by hand and wait for what it yields; whether the coroutine has returned instead."""
+        """Make a step by hand and wait for what it yields; whether the coroutine has ended by itself instead."""
         try:
-            yielded = self._pending = self._step(step, argument)
-        except StopIteration:
-            return True
-        except asyncio.CancelledError:
-            return False
+            yielded = self._pending = self._step(self._context.run, step, argument)
+        except BaseException as exc:
+            self._coro = self._own = None  # which refers to this
+            if not isinstance(exc, (Exception, CancelledError)):
+                raise
+            return isinstance(exc, Exception)
         if self._task is None and type(yielded) is _FUTURE and yielded._asyncio_future_blocking:
             # The protocol of asyncio futures: whoever takes what was yielded clears this.
             yielded._asyncio_future_blocking = False
-            yielded.add_done_callback(self._go_on, context=self._context)
+            yielded.add_done_callback(self._go_on)
         else:
             self.task()
         return False
@@ -161,11 +163,14 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
             raise StopIteration
         try:
             return self._step(getattr(self._coro, step), argument)
-        except StopIteration:
-            self._tell()
-            raise
+        except BaseException as exc:
+            self._coro = self._own = None  # which refers to this
+            if not isinstance(exc, Exception):
+                raise
         finally:
             del argument
+        self._tell()
+        raise StopIteration
 
     __await__: Any = None  # tasks send and throw
 
@@ -174,7 +179,8 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
         if self._coro is not None:
             self._take_back()
             coro, self._coro, self._own = self._coro, None, None
-            coro.close()
+            with suppress(Exception):  # as if it had ended by itself
+                coro.close()
 
     # --- for the request -----------------------------------------------------------------------------
 
@@ -186,18 +192,19 @@ class SteppedListener(AsyncioListener, Coroutine[Any, Any, None]):
         else:
             self.close()
 
-    async def stop(self) -> None:
+    def stop(self) -> Coroutine[Any, Any, None] | None:
         """As ``Listener``."""
         self._left = None
         if self._task is None and self._coro is not None:
             self._take_back().cancel()
             # By its class: an instance would lead to this frame, and the frame to it.
-            self._context.run(self._advance, self._coro.throw, asyncio.CancelledError)
+            self._advance(self._coro.throw, CancelledError)
             if not self.is_over:  # it awaits something in a cleanup of its own
                 self.task()
-                await run_shielded(self._wait(), None)
-                return
-        if self._task is not None:
-            await super().stop()
-            # It refers to this.
-            self._task = None if self._task.done() else self._task
+                return run_shielded(self._wait(), None)
+        return None if self._task is None else self._end_task()
+
+    async def _end_task(self) -> None:
+        await self._stop()
+        # It refers to this.
+        self._task = None if self._task.done() else self._task

@@ -173,12 +173,12 @@ class AsyncioListener:
         with suppress(RuntimeError):  # the loop is closed, and nothing of it runs any more
             self._task.cancel()
 
-    async def stop(self) -> None:
+    def stop(self) -> Coroutine[Any, Any, None] | None:
         """As ``Listener``."""
-        task = self._task
-        if task.done():
-            return
-        task.cancel()
+        return None if self._task.done() else self._stop()
+
+    async def _stop(self) -> None:
+        self._task.cancel()
         try:
             # One turn of the loop, unless receive() awaits something in a cleanup of its own.
             await asyncio.sleep(0)
@@ -220,12 +220,14 @@ class TrioListener:
         """As ``Listener``."""
         self._scope.cancel()
 
-    async def stop(self) -> None:
+    def stop(self) -> Coroutine[Any, Any, None] | None:
         """As ``Listener``."""
         self._scope.cancel()
-        if not self._ended.is_set():
-            with move_on_after(_STOP_SECONDS, shield=True):
-                await self._ended.wait()
+        return None if self._ended.is_set() else self._wait()
+
+    async def _wait(self) -> None:
+        with move_on_after(_STOP_SECONDS, shield=True):
+            await self._ended.wait()
 
 
 class Listener(Protocol):
@@ -235,10 +237,12 @@ class Listener(Protocol):
         """Cancel it and leave it to the loop."""
         ...
 
-    async def stop(self) -> None:
-        """Cancel it and wait for its end, for a few milliseconds at most.
+    def stop(self) -> Coroutine[Any, Any, None] | None:
+        """Cancel it.
 
-        A cancellation of the caller that arrives meanwhile is raised afterwards.
+        Returns:
+            What waits for its end, for a few milliseconds at most; ``None`` if it has ended. A cancellation of the
+            caller that arrives meanwhile is raised afterwards.
         """
         ...
 
@@ -246,6 +250,12 @@ class Listener(Protocol):
 def start_listener(listen: Coroutine[Any, Any, None]) -> Listener:
     """Start a coroutine beside the current task, outside of every scope; it must not raise."""
     return TrioListener(listen) if is_trio() else AsyncioListener(listen)
+
+
+async def stop(listener: Listener) -> None:
+    """Cancel a listener and wait for its end, as ``Listener.stop()`` says."""
+    if (rest := listener.stop()) is not None:
+        await rest
 
 
 class Shield(Protocol):

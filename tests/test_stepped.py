@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 
 from asgicore._stepped import SteppedListener
+from asgicore._watch import stop
 from asgicore.testing._living import tasks as living_tasks
 
 ASYNCIO = [b for b in BACKENDS if b.values[0][0] == "asyncio"]
@@ -49,7 +50,7 @@ class Scene:
     async def stop(self) -> None:
         """``stop()`` returns."""
         with anyio.fail_after(SECONDS):
-            await self.listener.stop()
+            await stop(self.listener)
 
 
 async def settle() -> None:
@@ -65,9 +66,7 @@ async def test_stepped_listener_stopped_where_it_waits_took_no_task_and_no_turn(
     await settle()
     assert not scene.ended
     assert living_tasks() == before
-    coro = scene.listener.stop()
-    with pytest.raises(StopIteration):
-        coro.send(None)
+    assert scene.listener.stop() is None  # nothing to be awaited
     assert scene.ended
     assert (scene.left, scene.error) == (0, None)
     assert living_tasks() == before
@@ -509,4 +508,38 @@ async def test_stepped_listener_tells_within_a_task(manner: str) -> None:
     assert len(found) == 1
     assert found[0] not in (None, task)
     with anyio.fail_after(SECONDS):
-        await listener.stop()
+        await stop(listener)
+
+
+async def test_stepped_listener_that_is_interrupted_lets_that_through() -> None:
+    """Control-C ends the process, whatever runs at that moment."""
+
+    async def listen() -> None:
+        raise KeyboardInterrupt
+
+    task = asyncio.current_task()
+    assert task is not None
+    with pytest.raises(KeyboardInterrupt):
+        SteppedListener(task, listen(), lambda: None)
+
+
+@pytest.mark.parametrize("is_in_a_task", [False, True])
+async def test_stepped_listener_that_fails_tells_like_one_that_ends(is_in_a_task: bool) -> None:
+    """What failed is known to whoever it listened for; nothing of it is logged, and no task complains."""
+    event = asyncio.Event()
+
+    async def listen() -> None:
+        await event.wait()
+        if is_in_a_task:
+            await asyncio.sleep(0)
+        raise OSError("the connection is lost")
+
+    left: list[None] = []
+    task = asyncio.current_task()
+    assert task is not None
+    listener = SteppedListener(task, listen(), lambda: left.append(None))
+    event.set()
+    await settle()
+    assert (len(left), listener.is_over) == (1, True)
+    with anyio.fail_after(SECONDS):
+        await stop(listener)

@@ -23,6 +23,7 @@ from asgicore._watch import (
     run_shielded,
     running_asyncio_task,
     start_listener,
+    stop,
     timed,
 )
 
@@ -443,7 +444,7 @@ async def test_timed_reports_a_step_that_holds_the_loop(
 async def stop_in_time(listener: _watch.Listener) -> None:
     """``stop()`` returns."""
     with anyio.fail_after(5):
-        await listener.stop()
+        await stop(listener)
 
 
 class Listen:
@@ -548,7 +549,7 @@ async def test_listener_is_outside_of_every_scope_of_the_task() -> None:
     await settle()
     assert listen.began
     assert not listen.ended
-    await listener.stop()
+    await stop(listener)
 
 
 @pytest.mark.parametrize("manner", ["waits", "returns", "cleans up"])
@@ -572,7 +573,7 @@ async def test_listener_stopped_by_a_task_that_is_cancelled_has_ended(manner: st
     listen = Listen(manner)
     listener = start_listener(listen())
     await settle()
-    task = asyncio.create_task(listener.stop())
+    task = asyncio.create_task(stop(listener))
     for _ in range(turns):
         await asyncio.sleep(0)
     was_done = task.done()
@@ -582,7 +583,7 @@ async def test_listener_stopped_by_a_task_that_is_cancelled_has_ended(manner: st
     if turns:
         assert listen.ended
     else:
-        await listener.stop()
+        await stop(listener)
 
 
 @pytest.mark.parametrize("anyio_backend", BACKENDS[:1])  # uvloop's own loop takes no eager factory on every Python
