@@ -12,6 +12,7 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, Generic, Protocol, TypeVar, TypeVarTuple, cast
 
+from ._from_thread import Origin, current_loop
 from ._watch import is_trio, run_shielded
 from .errors import UsageError
 
@@ -37,9 +38,10 @@ class _AsyncioWaiter:
     loop is a sixth of what a hop costs.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_is_notified", "_loop", "_right")
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_is_notified", "_loop", "_origin", "_right")
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Origin | None) -> None:
+        self._origin = origin
         self._loop = asyncio.get_running_loop()
         self._callback: tuple[Callable[[Any], object], Context | None] | None = None
         self._is_notified = False
@@ -75,6 +77,8 @@ class _AsyncioWaiter:
         # By the message a cancel scope knows its own.
         self._cancelled = () if msg is None else (msg,)
         if self._wake():
+            if self._origin is not None:
+                self._origin.cancelled(_raise_cancelled)
             return True
         self._cancelled = None
         return False
@@ -96,13 +100,14 @@ class _AsyncioWaiter:
 
 
 class _TrioWaiter:
-    __slots__ = ("_lowlevel", "_task", "_token")
+    __slots__ = ("_lowlevel", "_origin", "_task", "_token")
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Origin | None) -> None:
         import trio
 
+        self._origin = origin
         self._lowlevel = trio.lowlevel
-        self._token = trio.lowlevel.current_trio_token()
+        self._token = trio.lowlevel.current_trio_token() if origin is None else origin.native_token
         self._task: trio.lowlevel.Task | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -110,7 +115,9 @@ class _TrioWaiter:
         self._task = self._lowlevel.current_task()
         return self._lowlevel.wait_task_rescheduled(self._abort).__await__()
 
-    def _abort(self, _: object) -> Any:
+    def _abort(self, raise_cancel: Callable[[], object]) -> Any:
+        if self._origin is not None:
+            self._origin.cancelled(raise_cancel)
         self._task = None
         return self._lowlevel.Abort.SUCCEEDED
 
@@ -124,9 +131,13 @@ class _TrioWaiter:
             self._lowlevel.reschedule(task)
 
 
-def new_waiter() -> Waiter:
-    """A waiter for the current task."""
-    return _TrioWaiter() if is_trio() else _AsyncioWaiter()
+def _raise_cancelled() -> None:
+    raise asyncio.CancelledError("the task that waits for this thread was cancelled")
+
+
+def new_waiter(origin: Origin | None = None) -> Waiter:
+    """A waiter for the current task; ``origin`` is told of a cancellation."""
+    return _TrioWaiter(origin) if is_trio() else _AsyncioWaiter(origin)
 
 
 class Notified(Protocol):
@@ -143,7 +154,7 @@ class Queue(Protocol):
         ...
 
 
-class Job(Generic[T]):
+class Job(Origin, Generic[T]):
     """A function that was handed over to a worker thread; made by ``Threads.start()``."""
 
     __slots__ = ("_changes", "_context", "_error", "_result", "_shared", "_queue", "_work", "is_done", "listeners")
@@ -156,6 +167,10 @@ class Job(Generic[T]):
         self._work: tuple[Callable[..., T], tuple[Any, ...]] | None = (function, args)
         self._context = copy_context()
         self._shared = shared
+        # As it says in Origin.
+        self.native_token = current_loop()
+        self._cancel = None
+        self._scopes = ()
         self._changes: list[tuple[ContextVar[Any], Any]] = []
         self._result: object = _MISSING
         self._error: BaseException | None = None
@@ -201,7 +216,7 @@ class Job(Generic[T]):
 
     async def ended(self) -> None:
         """Wait for the end, or for a cancellation."""
-        waiter = new_waiter()
+        waiter = new_waiter(self)
         self.listeners.append(waiter)
         if not self.is_done:
             await waiter
@@ -242,6 +257,7 @@ class Job(Generic[T]):
         before, shared = self._context, self._shared
         self._work = self._shared = None
         context = before
+        noted = self.note()
         try:
             # What of the caller's must not be seen here is no change either.
             _hide_async_library(before)
@@ -255,8 +271,9 @@ class Job(Generic[T]):
         except BaseException as exc:
             self._error = _raisable(exc, function)
         finally:
+            self.forget(noted)
             # The traceback has this frame, and the job the traceback.
-            del self, function, args, before, shared, context
+            del self, function, args, before, shared, context, noted
 
 
 class Ending(Protocol):

@@ -203,7 +203,7 @@ class Pump(Generic[T]):
                     self._batch.reverse()
                     return self._batch
                 if not is_done:
-                    waiter = self._waiter = new_waiter()
+                    waiter = self._waiter = new_waiter(job)
             if waiter is None:
                 await self._finish(job)
             else:
@@ -233,6 +233,8 @@ class Pump(Generic[T]):
             self._parts.clear()
             self._batch.clear()
             self._wake()
+        if self._job is not None:
+            self._job.cancelled(_raise_disconnected)
         self.notify()
 
     async def aclose(self) -> None:
@@ -262,6 +264,10 @@ class Pump(Generic[T]):
         if not self._is_over:
             raise UsageError("the producer has not ended")
         return cast("T", self._result)
+
+
+def _raise_disconnected() -> None:
+    raise ClientDisconnectedError("nobody takes parts any more")
 
 
 def iterate(iterable: Iterable[bytes | str], put: Put) -> None:

@@ -991,10 +991,10 @@ async def test_wait_for_a_job_that_ends_just_now_returns(monkeypatch: pytest.Mon
     gate = Gate()
     job = threads.start(gate.job, 1)
 
-    def late() -> Any:
+    def late(origin: Any) -> Any:
         gate.open.set()
         until_sync(lambda: job.is_done)
-        return new_waiter()
+        return new_waiter(origin)
 
     monkeypatch.setattr("asgicore._jobs.new_waiter", late)
     with anyio.fail_after(DEADLINE):

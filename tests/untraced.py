@@ -25,8 +25,8 @@ OFF: Tracers = (None, None)
 # What trio alone runs is covered by these; of all else asyncio's run tells enough. And what uvloop runs is asyncio's.
 OF_TRIO = {
     *("test_check.py", "test_check_probes.py", "test_testing_exchange.py", "test_testing_faults.py"),
-    *("test_idle.py", "test_keep_alive.py", "test_late_scope.py", "test_signals.py", "test_threads.py"),
-    "test_watch.py",
+    *("test_from_thread.py", "test_idle.py", "test_keep_alive.py", "test_late_scope.py", "test_signals.py"),
+    *("test_threads.py", "test_watch.py"),
 }
 _tracers = pytest.StashKey[Tracers]()
 
