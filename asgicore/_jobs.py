@@ -16,7 +16,7 @@ from ._from_thread import Origin, current_loop
 from ._watch import is_trio, run_shielded
 from .errors import UsageError
 
-__all__ = ["Job", "Notified", "Queue", "Waiter", "new_waiter"]
+__all__ = ["Job", "Notified", "Queue", "Waited", "Waiter", "new_waiter"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -31,6 +31,14 @@ class Waiter(Protocol):
     def notify(self) -> None: ...
 
 
+class Waited(Protocol):
+    """What a task waits for, which has to know if the task is cancelled."""
+
+    def cancelled(self, cancel: Callable[[], object], /) -> None:
+        """``cancel`` raises the cancellation."""
+        ...
+
+
 class _AsyncioWaiter:
     """A future, as far as a task looks at one, that another thread wakes the task through.
 
@@ -38,10 +46,10 @@ class _AsyncioWaiter:
     loop is a sixth of what a hop costs.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_is_notified", "_loop", "_origin", "_right")
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_is_notified", "_loop", "_right", "_waited")
 
-    def __init__(self, origin: Origin | None) -> None:
-        self._origin = origin
+    def __init__(self, waited: Waited | None) -> None:
+        self._waited = waited
         self._loop = asyncio.get_running_loop()
         self._callback: tuple[Callable[[Any], object], Context | None] | None = None
         self._is_notified = False
@@ -77,8 +85,8 @@ class _AsyncioWaiter:
         # By the message a cancel scope knows its own.
         self._cancelled = () if msg is None else (msg,)
         if self._wake():
-            if self._origin is not None:
-                self._origin.cancelled(_raise_cancelled)
+            if self._waited is not None:
+                self._waited.cancelled(_raise_cancelled)
             return True
         self._cancelled = None
         return False
@@ -100,14 +108,14 @@ class _AsyncioWaiter:
 
 
 class _TrioWaiter:
-    __slots__ = ("_lowlevel", "_origin", "_task", "_token")
+    __slots__ = ("_lowlevel", "_task", "_token", "_waited")
 
-    def __init__(self, origin: Origin | None) -> None:
+    def __init__(self, waited: Waited | None) -> None:
         import trio
 
-        self._origin = origin
+        self._waited = waited
         self._lowlevel = trio.lowlevel
-        self._token = trio.lowlevel.current_trio_token() if origin is None else origin.native_token
+        self._token = trio.lowlevel.current_trio_token()
         self._task: trio.lowlevel.Task | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -116,8 +124,8 @@ class _TrioWaiter:
         return self._lowlevel.wait_task_rescheduled(self._abort).__await__()
 
     def _abort(self, raise_cancel: Callable[[], object]) -> Any:
-        if self._origin is not None:
-            self._origin.cancelled(raise_cancel)
+        if self._waited is not None:
+            self._waited.cancelled(raise_cancel)
         self._task = None
         return self._lowlevel.Abort.SUCCEEDED
 
@@ -135,9 +143,9 @@ def _raise_cancelled() -> None:
     raise asyncio.CancelledError("the task that waits for this thread was cancelled")
 
 
-def new_waiter(origin: Origin | None = None) -> Waiter:
-    """A waiter for the current task; ``origin`` is told of a cancellation."""
-    return _TrioWaiter(origin) if is_trio() else _AsyncioWaiter(origin)
+def new_waiter(waited: Waited | None = None) -> Waiter:
+    """A waiter for the current task; ``waited`` is told of a cancellation."""
+    return _TrioWaiter(waited) if is_trio() else _AsyncioWaiter(waited)
 
 
 class Notified(Protocol):

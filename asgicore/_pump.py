@@ -11,13 +11,14 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from ._jobs import Job, Waiter, new_waiter
+from ._jobs import Ending, Job, Waited, Waiter, new_waiter
 from ._threads import Threads
 from .errors import ClientDisconnectedError, UsageError
 
-__all__ = ["Pump", "Put", "close", "iterate"]
+__all__ = ["Producing", "Pump", "Put", "close", "iterate"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MAX_BYTES: Final = 768 * 2**10
 """How far a producer runs ahead: twelve messages of the usual size. With four, 64 MiB take twice the time, spent on
@@ -41,6 +42,18 @@ class Put(Protocol):
     @property
     def is_closed(self) -> bool:
         """Whether nobody takes parts any more: clean up and return."""
+        ...
+
+
+class Producing(Ending, Waited, Protocol[T_co]):
+    """A producer at work."""
+
+    async def settle(self) -> None:
+        """As ``Job.settle()``."""
+        ...
+
+    def take(self) -> T_co:
+        """As ``Job.take()``."""
         ...
 
 
@@ -79,7 +92,7 @@ class Pump(Generic[T]):
         self._threads = threads
         self._produce: Callable[[Put], T] | None = produce
         self._max_bytes = max_bytes
-        self._job: Job[T] | None = None
+        self._job: Producing[T] | None = None
         self._result: T | None = None
         self._is_over = False
         # This guards what follows.
@@ -174,6 +187,8 @@ class Pump(Generic[T]):
         batch = self._batch
         if not batch:
             batch = await self._next_batch()
+            if not batch:
+                raise StopAsyncIteration
         part = batch.pop()
         cost = len(part)
         self._owed += cost if cost > PART_BYTES else PART_BYTES
@@ -190,6 +205,7 @@ class Pump(Generic[T]):
                 self._wake()
 
     async def _next_batch(self) -> list[bytes | str]:
+        """Wait for parts; there are none at the end."""
         while not self._is_over:
             job = self._job or self._start(self._threads.max_waiting)
             waiter: Waiter | None = None
@@ -205,12 +221,12 @@ class Pump(Generic[T]):
                 if not is_done:
                     waiter = self._waiter = new_waiter(job)
             if waiter is None:
-                await self._finish(job)
+                self._finish(job)
             else:
                 await waiter
-        raise StopAsyncIteration
+        return []
 
-    def _start(self, max_waiting: int | None) -> Job[T]:
+    def _start(self, max_waiting: int | None) -> Producing[T]:
         produce, self._produce = cast("Callable[[Put], T]", self._produce), None
         job = Job(self._threads, produce, (self,), None)
         job.listeners.append(self)
@@ -222,9 +238,9 @@ class Pump(Generic[T]):
         self._job = job
         return job
 
-    async def _finish(self, job: Job[T]) -> None:
+    def _finish(self, job: Producing[T]) -> None:
         self._is_over = True
-        self._result = await job.wait()
+        self._result = job.take()
 
     def stop_thread(self) -> None:
         """Stop the producer, without waiting for the end of its thread; for a loop that can wait no more."""
@@ -252,7 +268,7 @@ class Pump(Generic[T]):
         await job.settle()
         if not self._is_over:
             with suppress(ClientDisconnectedError):
-                await self._finish(job)
+                self._finish(job)
 
     @property
     def result(self) -> T:

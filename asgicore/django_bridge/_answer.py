@@ -215,9 +215,9 @@ class _Synchronous(Pump[None]):
 
     __slots__ = ()
 
-    def _start(self, max_waiting: int | None) -> Any:
+    def _start(self, max_waiting: int | None) -> Call[None]:
         produce, self._produce = cast("Callable[[Any], None]", self._produce), None
-        call: Any = Call(Hop(produce)(self))
+        call: Call[None] = Call(Hop(produce)(self))
         call.task.add_done_callback(lambda _: self.notify())
         self._job = call
         return call

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
@@ -40,8 +40,15 @@ class Call(Generic[T]):
         A cancellation that arrives meanwhile is raised when it has ended.
         """
         await self.settle()
+        return self.take()
+
+    def take(self) -> T:
+        """As ``wait()``, when it has ended."""
         bring(self._context)
         return self.task.result()
+
+    def cancelled(self, cancel: Callable[[], object]) -> None:
+        """Nothing of Django's looks for that: it is as under stock Django."""
 
     async def settle(self) -> None:
         """Wait for the end, whatever cancels; a cancellation that arrives meanwhile is raised then."""

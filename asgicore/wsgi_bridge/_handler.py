@@ -160,7 +160,7 @@ class WSGIHandler(Handler):
         pump = Conversation(self.threads, partial(self._produce, request, answer), request.stream)
         pump.start_thread()
         try:
-            first = await anext(pump, None)
+            first = await pump.first()
             failure = request._body.failure
             if isinstance(failure, RequestError):
                 raise failure  # whatever the application has made of it

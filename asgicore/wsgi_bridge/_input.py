@@ -124,6 +124,11 @@ class Conversation(Pump[None]):
         finally:
             del error
 
+    async def first(self) -> bytes | str | None:
+        """The first part of the response, ``None`` if it has none; raises as ``Pump`` does."""
+        # Most have none, and then this is all.
+        return await anext(self, None) if await self._next_batch() else None
+
     async def __anext__(self) -> bytes | str:
         """Return the next part of the response, answering questions on the way; raises as ``Pump`` does."""
         while isinstance(part := cast("object", await super().__anext__()), _Question):
