@@ -14,7 +14,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from anyio import CancelScope, RunFinishedError
 
@@ -44,22 +44,24 @@ def current_loop() -> Any:
 class Origin:
     """The part of a job that knows where it comes from, and whether whoever waits for it was cancelled."""
 
-    __slots__ = ("_cancel", "_scopes", "native_token")
+    __slots__ = ("_cancel", "_is_once", "_scopes", "native_token")
 
     native_token: Any
     """What ``current_loop()`` gave."""
     _cancel: Callable[[], object] | None
+    _is_once: bool
     _scopes: tuple[CancelScope, ...]
 
     # --- on the loop ---------------------------------------------------------------------------------
 
-    def cancelled(self, cancel: Callable[[], object]) -> None:
+    def cancelled(self, cancel: Callable[[], object], is_once: bool = False) -> None:
         """Whoever waits was cancelled: what the thread awaits is, too.
 
         Args:
             cancel: Raises that; called in the thread.
+            is_once: Whether that is over when the thread was ``told()``. Otherwise it holds, as in a cancelled scope.
         """
-        self._cancel = cancel
+        self._cancel, self._is_once = cancel, is_once
         for scope in self._scopes:
             scope.cancel()
 
@@ -75,6 +77,11 @@ class Origin:
         return _CANCELLED  # type: ignore[no-any-return]
 
     # --- in the thread -------------------------------------------------------------------------------
+
+    def told(self) -> None:
+        """The thread knows that it was cancelled, and cleans up."""
+        if self._is_once:
+            self._cancel = None
 
     def note(self) -> object:
         """Have anyio know of this; returns what it knew before, for ``forget()``."""
@@ -103,25 +110,40 @@ class Origin:
 
     def check_cancelled(self) -> None:
         """As ``anyio.from_thread.check_cancelled()``."""
-        if self._cancel is not None:
-            self._cancel()
+        cancel = self._cancel
+        if cancel is not None:
+            self.told()
+            del self  # which has the error in the end
+            cancel()
 
     def run_async_from_thread(
         self, function: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], token: object
     ) -> T:
         """As ``anyio.from_thread.run()``."""
-        result = self._await(partial(self._run, function, args))
-        if result is _CANCELLED:
-            self.check_cancelled()
-        return result
+        try:
+            result = self._await(partial(self._run, function, args))
+            if result is _CANCELLED:
+                self.check_cancelled()
+            return result
+        finally:
+            del self  # as there
 
     def run_sync_from_thread(self, function: Callable[..., T], args: tuple[Any, ...], token: object) -> T:
         """As ``anyio.from_thread.run_sync()``."""
 
-        async def call() -> T:
-            return function(*args)
+        async def call() -> tuple[T | None, StopIteration | None]:
+            try:
+                return function(*args), None
+            except StopIteration as exc:  # which no coroutine can raise
+                return None, exc
 
-        return self._await(call)
+        result, end = self._await(call)
+        if end is not None:
+            try:
+                raise end
+            finally:
+                del end
+        return cast("T", result)
 
     def _await(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if not isinstance(self.native_token, asyncio.AbstractEventLoop):
@@ -137,4 +159,8 @@ class Origin:
         except RuntimeError:  # the loop is closed
             coro.close()
             raise RunFinishedError from None
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            # An error leads to this frame, and the future to the error, as the job does that keeps it.
+            del self, future

@@ -178,6 +178,7 @@ class Job(Origin, Generic[T]):
         # As it says in Origin.
         self.native_token = current_loop()
         self._cancel = None
+        self._is_once = False
         self._scopes = ()
         self._changes: list[tuple[ContextVar[Any], Any]] = []
         self._result: object = _MISSING
@@ -228,6 +229,8 @@ class Job(Origin, Generic[T]):
         self.listeners.append(waiter)
         if not self.is_done:
             await waiter
+        else:
+            self.listeners.clear()  # it was told, and the waiter refers to this
 
     def take(self) -> T:
         """Return or raise, once, what the function did; for a job that ``is_done``."""
@@ -245,6 +248,10 @@ class Job(Origin, Generic[T]):
             raise error
         finally:
             del error
+
+    def drop(self) -> None:
+        """Let go of what nobody takes: an error leads to frames of the thread, which know this."""
+        self._result, self._error = _MISSING, None
 
     # --- in the worker -------------------------------------------------------------------------------
 

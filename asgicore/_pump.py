@@ -11,7 +11,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from ._jobs import Ending, Job, Waited, Waiter, new_waiter
+from ._jobs import Ending, Job, Waiter, new_waiter
 from ._threads import Threads
 from .errors import ClientDisconnectedError, UsageError
 
@@ -45,8 +45,16 @@ class Put(Protocol):
         ...
 
 
-class Producing(Ending, Waited, Protocol[T_co]):
+class Producing(Ending, Protocol[T_co]):
     """A producer at work."""
+
+    def cancelled(self, cancel: Callable[[], object], is_once: bool) -> None:
+        """As of ``Origin``."""
+        ...
+
+    def told(self) -> None:
+        """As of ``Origin``."""
+        ...
 
     async def settle(self) -> None:
         """As ``Job.settle()``."""
@@ -123,7 +131,7 @@ class Pump(Generic[T]):
             while self._ahead and self._ahead + cost > self._max_bytes and not self._is_closed:
                 self._needed = cost
                 self._wait()
-            if self._is_closed:
+            if self.is_closed:
                 raise ClientDisconnectedError
             self._ahead += cost
             self._parts.append(part)
@@ -152,7 +160,9 @@ class Pump(Generic[T]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether ``aclose()`` was called."""
+        """Whether ``aclose()`` was called; asked in the thread, which may await something to clean up then."""
+        if self._is_closed and self._job is not None:
+            self._job.told()
         return self._is_closed
 
     def notify(self) -> None:
@@ -219,7 +229,7 @@ class Pump(Generic[T]):
                     self._batch.reverse()
                     return self._batch
                 if not is_done:
-                    waiter = self._waiter = new_waiter(job)
+                    waiter = self._waiter = new_waiter()
             if waiter is None:
                 self._finish(job)
             else:
@@ -244,13 +254,14 @@ class Pump(Generic[T]):
 
     def stop_thread(self) -> None:
         """Stop the producer, without waiting for the end of its thread; for a loop that can wait no more."""
+        if self._job is not None and not self._is_closed:
+            # First: the thread is told of it by seeing that this is closed.
+            self._job.cancelled(_raise_disconnected, is_once=True)
         with self._lock:
             self._is_closed = True
             self._parts.clear()
             self._batch.clear()
             self._wake()
-        if self._job is not None:
-            self._job.cancelled(_raise_disconnected)
         self.notify()
 
     async def aclose(self) -> None:

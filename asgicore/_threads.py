@@ -176,7 +176,12 @@ class Threads:
         lost with its result when this is cancelled, so it is to be kept where the cleanup finds it.
         """
         await checkpoint_if_cancelled()
-        return await self.start(function, *args, context=context).wait()
+        job = self.start(function, *args, context=context)
+        try:
+            return await job.wait()
+        except BaseException:
+            job.drop()
+            raise
 
     def start(self, function: Callable[[*Ts], T], *args: *Ts, context: Context | None = None) -> Job[T]:
         """Hand a function over and go on; the first that came gets the next free slot.

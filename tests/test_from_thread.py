@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -16,7 +18,7 @@ from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 
-from asgicore import Handler, Request, Response, StreamingResponse, Threads, _from_thread
+from asgicore import ContentLengthError, Handler, Request, Response, StreamingResponse, Threads, _from_thread
 from asgicore.testing import Client
 from asgicore.wsgi_bridge import WSGIHandler
 
@@ -170,6 +172,81 @@ async def test_producer_learns_that_its_client_has_left() -> None:
             exchange.disconnect()
             await exchange.finish()
     assert closed == [None]
+
+
+async def test_cleanup_of_a_producer_may_await() -> None:
+    """Whether its stream was read to the end, is longer than declared, or never began; nothing is left to collect."""
+
+    class Parts:
+        def __init__(self, *parts: bytes) -> None:
+            self.parts = parts
+            self.closed: list[int] = []
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter(self.parts)
+
+        def close(self) -> None:
+            self.closed.append(from_thread.run(double, 1))
+
+    for method, length in (("GET", "8"), ("GET", "6"), ("HEAD", "8")):
+        # More than goes ahead of the client: the thread is still at it when the rest is refused.
+        parts = Parts(b"four", b"more", *[bytes(2**16)] * 100 * (length == "6"))
+
+        async def endpoint(request: Request) -> Response:
+            return StreamingResponse(parts, headers={"content-length": length})  # noqa: B023
+
+        with anyio.fail_after(SECONDS):
+            async with Client(Handler(endpoint)) as client:
+                try:
+                    await client.request(method, "/")
+                except ContentLengthError:
+                    assert length == "6"
+        assert parts.closed == [2]
+
+
+async def test_errors_that_come_through_a_thread_leave_no_cycle(small_heap: None) -> None:
+    """One that a job catches, and one of a call that was cancelled, know the frames that they came through."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    def catches() -> None:
+        with contextlib.suppress(LookupError):
+            from_thread.run(fail)
+
+    def waits() -> None:
+        from_thread.run(anyio.sleep_forever)
+
+    def checks() -> None:
+        while True:
+            from_thread.check_cancelled()
+
+    threads = Threads()
+    with anyio.fail_after(SECONDS):
+        for job in (catches, waits, checks) * 2:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    with anyio.move_on_after(None if job is catches else 0.01):
+                        await threads.run(job)
+                assert gc.collect() < 10, job
+            finally:
+                gc.enable()
+        await threads.aclose()
+
+
+async def test_iterator_that_has_ended_is_told_as_such() -> None:
+    """What ends a coroutine comes through all the same, as in threads of anyio's."""
+    numbers = iter([1])
+
+    def endpoint(request: Request) -> Response:
+        assert from_thread.run_sync(next, numbers) == 1
+        with pytest.raises(StopIteration):
+            from_thread.run_sync(next, numbers)
+        return Response("ended")
+
+    assert await answer(Handler(endpoint)) == "ended"
 
 
 @pytest.mark.parametrize("is_shielded", [False, True])

@@ -47,8 +47,11 @@ class Call(Generic[T]):
         bring(self._context)
         return self.task.result()
 
-    def cancelled(self, cancel: Callable[[], object]) -> None:
-        """Nothing of Django's looks for that: it is as under stock Django."""
+    def cancelled(self, cancel: Callable[[], object], is_once: bool) -> None:
+        """As under stock Django, ``anyio.from_thread`` does not know the threads of its views."""
+
+    def told(self) -> None:
+        """As ``cancelled()``."""
 
     async def settle(self) -> None:
         """Wait for the end, whatever cancels; a cancellation that arrives meanwhile is raised then."""
