@@ -66,6 +66,12 @@ class _KeptParts:
         return block
 
 
+_READ_BY_ANOTHER: Final = (
+    "another Request on this channel has read the body; build one and hand that around, or give a receive() that has "
+    "its messages again"
+)
+
+
 class Body(Receiver):
     """The body of one request.
 
@@ -91,6 +97,10 @@ class Body(Receiver):
         self._receive: Receive = receive
         self.limits: Limits = limits
         self.is_kept: bool = keep
+
+    def give_up(self) -> None:
+        """Another request on the channel has read it: whoever asks for it is told, and nobody waits for it."""
+        self._lost = _READ_BY_ANOTHER
 
     # --- keeping -------------------------------------------------------------------------------------
 
@@ -220,7 +230,7 @@ class Body(Receiver):
         """See that no other request on this channel has begun to read, and let others see that this one has."""
         channel = find_channel(scope, self._receive)
         if channel.is_read:
-            raise BodyConsumedError("another Request on this channel has read the body; build one and hand that around")
+            raise BodyConsumedError(_READ_BY_ANOTHER)
         channel.is_read = True
         if channel.reader is None:
             channel.reader = self

@@ -13,9 +13,10 @@ from weakref import WeakMethod, ref
 
 from .types import Receive, Scope
 
-__all__ = ["TAPPED", "Channel", "find_channel"]
+__all__ = ["NOTED", "TAPPED", "Channel", "find_channel", "is_read"]
 
-_KEY: Final = "asgicore.channel"
+NOTED: Final = "asgicore.channel"
+"""Where a scope has what is known of its channel."""
 
 TAPPED: Final = "asgicore_tapped"
 """Where a ``receive`` that only looks on has the one that it looks at."""
@@ -61,9 +62,15 @@ def _refer(receive: Receive) -> Callable[[], Receive | None]:
 def find_channel(scope: Scope, receive: Receive) -> Channel:
     """What is known of this channel; noted from now on, where the scope can be added to."""
     receive = getattr(receive, TAPPED, receive)
-    channel = scope.get(_KEY)
+    channel = scope.get(NOTED)
     if not isinstance(channel, Channel) or not channel.is_of(receive):
         channel = Channel(receive)
         with suppress(TypeError):
-            cast("dict[str, Any]", scope)[_KEY] = channel
+            cast("dict[str, Any]", scope)[NOTED] = channel
     return channel
+
+
+def is_read(scope: Scope, receive: Receive) -> bool:
+    """Whether a request on this channel has begun to read the body; of a scope that has something noted."""
+    channel = scope[NOTED]
+    return isinstance(channel, Channel) and channel.is_read and channel.is_of(getattr(receive, TAPPED, receive))

@@ -27,6 +27,7 @@ from anyio import CancelScope, Event, move_on_after
 
 from ._body import Body
 from ._callables import is_async_callable
+from ._channel import NOTED, is_read
 from ._compression import Compression
 from ._exchange import Cancellation, Closer, Exchange, is_head
 from ._extensions import TRAILERS
@@ -226,6 +227,9 @@ class Handler(Hooks):
         if limits.send_timeout_seconds is not None:
             send = limit_send(send, limits.send_timeout_seconds)
         exchange = self._new_exchange(scope, body, send, self.chunk_size)
+        is_gone = NOTED in scope and is_read(scope, receive)
+        if is_gone:
+            body.give_up()
         try:
             # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
             outer = self._outer_scope() if self._cancels else None
@@ -234,7 +238,7 @@ class Handler(Hooks):
                 if response is not None:
                     exchange.take(response)
                     exchange.refuse_body()
-                elif self._keeps:
+                elif self._keeps and not is_gone:
                     if self._reads_itself:
                         body.adopt(await self.read_body(body))
                     elif (rest := body.load() if outer is EARLY else body.begin()) is not None:

@@ -881,6 +881,64 @@ async def test_two_requests_on_one_channel_do_not_wait_for_each_others_body(firs
                 await use(other or Request(scope, channel.receive), second)
 
 
+@pytest.mark.parametrize("mode", ["spool", "stream"])
+@pytest.mark.parametrize("use", ["body", "stream", "json", "file", "form", "nothing"])
+async def test_handler_behind_a_request_that_read_the_body_does_not_wait_for_it(mode: Any, use: str) -> None:
+    """A middleware that looked at the body itself: the endpoint runs, and is told when it asks for what is gone."""
+
+    async def endpoint(request: Request) -> Response:
+        if use == "nothing":
+            return Response("not asked for")
+        with pytest.raises(BodyConsumedError, match="another Request"):
+            if use == "stream":
+                [part async for part in request.stream()]
+            else:
+                await getattr(request, use)()
+        return Response("told")
+
+    handler = Handler(endpoint, body=mode)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await Request(scope, receive).body() == b"a=1"
+        await handler(scope, receive, send)
+
+    fields = [(b"content-type", b"application/x-www-form-urlencoded"), (b"content-length", b"3")]
+    channel = Channel(body_messages(b"a=1"))
+    with anyio.fail_after(5):
+        await app(http_scope("POST", headers=fields), channel.receive, channel.send)
+    assert channel.body == (b"not asked for" if use == "nothing" else b"told")
+
+
+async def test_handler_behind_a_request_that_read_the_body_hears_of_the_disconnect() -> None:
+    """An endpoint that waits is cancelled; one behind a ``receive`` that gives the body again reads it."""
+    began = anyio.Event()
+    ended: list[str] = []
+
+    async def endpoint(request: Request) -> Response:
+        if ended:
+            return Response(await request.body())
+        began.set()
+        try:
+            await anyio.sleep_forever()
+            return Response()
+        finally:
+            ended.append("cancelled")
+
+    handler = Handler(endpoint)
+    channel = Channel(body_messages(b"1"))
+    scope = http_scope()
+    with anyio.fail_after(5):
+        await Request(scope, channel.receive).body()
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler, scope, channel.receive, channel.send)
+            await began.wait()
+            channel.disconnect()
+        assert ended == ["cancelled"]
+        again = Channel(body_messages(b"1"))
+        await handler(scope, again.receive, again.send)
+    assert again.body == b"1"
+
+
 async def test_request_on_a_scope_that_cannot_be_added_to_reads_its_body() -> None:
     """Where nothing can be noted, nothing is."""
     channel = Channel(body_messages(b"1"))
