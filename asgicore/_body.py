@@ -6,6 +6,7 @@ Source: ASGI HTTP specification 2.5, "Request - receive event".
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, cast
@@ -77,7 +78,8 @@ class Body(Receiver):
 
     Args:
         receive: The server's channel. Nobody else may call it.
-        limits: ``max_body_bytes``, ``spool_threshold_bytes`` and ``body_timeout_seconds`` apply.
+        limits: ``max_body_bytes``, ``spool_threshold_bytes``, ``body_timeout_seconds`` and ``max_body_seconds``
+            apply.
         keep: Whether the body is read whole and kept (``load()``), to be used any number of times; otherwise it
             can be used once.
     """
@@ -128,7 +130,9 @@ class Body(Receiver):
             self.fail(exc)
             raise
         else:
-            return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
+            if self.limits.max_body_seconds is None:
+                return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
+            return self._load_later(self._in_time(partial(resume_within, coro, yielded)))
         try:
             part = message["body"]
             if message["more_body"] is False and type(part) is bytes and message["type"] == "http.request":

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Coroutine
+from math import inf
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, cast
 
@@ -22,6 +23,8 @@ from .types import Message, Receive
 
 # A timer looks this often within the timeout: it fires at most a quarter late.
 _LOOKS = 4
+# And so often when the time for all of it is over.
+_LATE_SECONDS: Final = 0.05
 
 
 class _Settled:
@@ -113,34 +116,55 @@ class IdleTimer:
         source: The generator. While it waits, ``ag_await`` is the call of ``receive`` that it waits for:
             the same call at every look within ``seconds`` is a client that sends nothing.
         seconds: The idle timeout.
+        left: How long all that follows may take.
     """
 
-    __slots__ = ("_cancelling", "_handle", "_looks", "_loop", "_seconds", "_seen", "_source", "_task", "expired")
+    __slots__ = (
+        "_cancelling",
+        "_deadline",
+        "_handle",
+        "_looks",
+        "_loop",
+        "_pause",
+        "_seen",
+        "_source",
+        "_task",
+        "expired",
+    )
 
-    def __init__(self, source: AsyncGeneratorType[bytes, None], seconds: float) -> None:
+    def __init__(
+        self, source: AsyncGeneratorType[bytes, None], seconds: float | None, left: float | None = None
+    ) -> None:
         # Weak: a stream that is dropped half-read must not be kept alive by its timer.
         self._source = weakref.ref(source)
-        self._seconds = seconds
         self._seen: Any = None
         self._looks = 0
         self._task = cast("asyncio.Task[Any]", running_asyncio_task())
         self._cancelling = 0
         self._loop = asyncio.get_running_loop()
         self.expired = False
-        self._handle = self._loop.call_later(seconds / _LOOKS, self._look)
+        self._pause = inf if seconds is None else seconds / _LOOKS
+        self._deadline = inf if left is None else self._loop.time() + left
+        self._handle = self._look_later()
+
+    def _look_later(self) -> asyncio.TimerHandle:
+        left = self._deadline - self._loop.time()
+        # When the time is over, whoever has a part may do with it as he likes; he is asked again when he waits.
+        return self._loop.call_later(min(self._pause, left if left > 0 else _LATE_SECONDS), self._look)
 
     def _look(self) -> None:
         source = self._source()
         if source is None:
             return
         waits_for: Any = source.ag_await
+        is_late = waits_for is not None and self._loop.time() >= self._deadline
         if waits_for is None or waits_for is not self._seen:
             self._seen = waits_for
             self._looks = 0
         else:
             self._looks += 1
-        if self._looks < _LOOKS:
-            self._handle = self._loop.call_later(self._seconds / _LOOKS, self._look)
+        if self._looks < _LOOKS and not is_late:
+            self._handle = self._look_later()
             return
         # The stream may have been handed to another task since it began, and none else may be cancelled. Where whoever
         # waits hides it (an awaitable in C that steps another one), it is taken for the task that began.

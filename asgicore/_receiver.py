@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from itertools import repeat
 from time import perf_counter
 from types import AsyncGeneratorType
 from typing import Any, Final, cast
 
-from anyio import CancelScope, Event, move_on_after
+from anyio import CancelScope, Event, current_time, move_on_after
 from anyio.lowlevel import checkpoint
 
 from ._channel import TAPPED
@@ -72,7 +72,7 @@ class Receiver:
     _receive: Receive
     """The server's channel. Nobody else may call it."""
     limits: Limits
-    """``max_body_bytes`` and ``body_timeout_seconds`` apply here."""
+    """``max_body_bytes``, ``body_timeout_seconds`` and ``max_body_seconds`` apply here."""
     # Defaults live in the class: what most requests never change costs them nothing to set.
     state: RequestState = _READING
     is_disconnected: bool = False
@@ -86,6 +86,8 @@ class Receiver:
     _declared: int | None = None
     _received: int = 0
     _source: AsyncGeneratorType[bytes, None] | None = None
+    # When all of it has to be here; set when it is first waited for.
+    _deadline: float | None = None
     # When messages taken one by one last gave up the loop.
     _turned: float = 0.0
     # Inside receive() for the disconnect; made when somebody else waits for it meanwhile.
@@ -150,7 +152,36 @@ class Receiver:
         """One raw message for the application."""
         if self._ahead is not None:
             return await self._wait_for(self._take())
-        return await self._wait_for(receive_within(self._receive, self.limits.body_timeout_seconds))
+        return await self._wait_for(self._receive_in_time())
+
+    def _receive_in_time(self) -> Coroutine[Any, Any, Message]:
+        if self.limits.max_body_seconds is None:
+            return receive_within(self._receive, self.limits.body_timeout_seconds)
+        return self._in_time(functools.partial(receive_within, self._receive))
+
+    async def _in_time(self, wait: Callable[[float | None], Awaitable[Message]]) -> Message:
+        try:
+            return await wait(self._patience())
+        except BodyTimeoutError:
+            raise self._late() from None
+
+    def _patience(self) -> float | None:
+        """How many seconds the next message may take, ``None`` for any number."""
+        seconds, most = self.limits.body_timeout_seconds, self.limits.max_body_seconds
+        if most is None:
+            return seconds
+        now = current_time()
+        if self._deadline is None:
+            self._deadline = now + most
+        left = max(self._deadline - now, 0.0)
+        return left if seconds is None else min(seconds, left)
+
+    def _late(self) -> BodyTimeoutError:
+        """Which of the two times is over."""
+        seconds, most = self.limits.body_timeout_seconds, self.limits.max_body_seconds
+        if most is not None and self._deadline is not None and (seconds is None or current_time() >= self._deadline):
+            return BodyTimeoutError(most, is_whole=True)
+        return BodyTimeoutError(cast("float", seconds))
 
     async def _wait_for(self, message: Awaitable[Message]) -> Message:
         self._reading = True
@@ -166,20 +197,20 @@ class Receiver:
 
     async def _take(self) -> Message:
         """The message that the listener has read ahead, or is about to."""
-        seconds = self.limits.body_timeout_seconds
         while self._ahead is _PENDING:
             self._arrived = Event()
+            seconds = self._patience()
             with CancelScope() if seconds is None else move_on_after(seconds) as scope:
                 await self._arrived.wait()
             if scope.cancelled_caught and seconds is not None:
-                raise self.fail(BodyTimeoutError(seconds))
+                raise self.fail(self._late())
         if self.failure is not None:
             raise self.failure
         message = self._ahead
         self._ahead = None
         if message is None:
             # The watch is over and we go on alone.
-            return await receive_within(self._receive, self.limits.body_timeout_seconds)
+            return await self._receive_in_time()
         return message
 
     def _accept(self, message: Message) -> bytes:
@@ -261,14 +292,14 @@ class Receiver:
         """The parts as they come, none of them empty. Holds no scope across a ``yield``."""
         source = self._source
         assert source is not None  # set by _open() before the first step
-        seconds = self.limits.body_timeout_seconds
         timer: IdleTimer | None = None
-        receive = self._receive
-        if seconds is not None:
+        receive: Receive = self._receive
+        if self._patience() is not None:
             if is_trio():
-                receive = functools.partial(receive_within, receive, seconds)
+                receive = self._receive_in_time
             else:
-                timer = IdleTimer(source, seconds)
+                left = None if self._deadline is None else self._deadline - current_time()
+                timer = IdleTimer(source, self.limits.body_timeout_seconds, left)
         bounds = [bound for bound in (self.limits.max_body_bytes, self._declared) if bound is not None]
         bound = min(bounds) if bounds else 2**63
         room = bound - self._received
@@ -309,9 +340,9 @@ class Receiver:
                     turned = perf_counter()
             self._check_whole()
         except asyncio.CancelledError:
-            if timer is None or seconds is None or not timer.take_back():
+            if timer is None or not timer.take_back():
                 raise
-            raise self.fail(BodyTimeoutError(seconds)) from None
+            raise self.fail(self._late()) from None
         finally:
             self._source = None
             self._received = bound - room

@@ -174,15 +174,21 @@ class UnsupportedMediaTypeError(RequestError):
 
 
 class BodyTimeoutError(RequestError):
-    """No part of the body came for ``Limits.body_timeout_seconds`` (408, RFC 9110 section 15.5.9)."""
+    """No part of the body came for ``Limits.body_timeout_seconds`` (408, RFC 9110 section 15.5.9).
+
+    Or not all of it came within ``Limits.max_body_seconds``: ``is_whole`` then. ``seconds`` is the limit.
+    """
 
     status_hint = 408
     seconds: float
+    is_whole: bool
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, is_whole: bool = False) -> None:
         self.seconds = seconds
-        super().__init__("body", f"nothing received for {seconds:g} seconds")
-        self.args: tuple[Any, ...] = (seconds,)
+        self.is_whole = is_whole
+        problem = "not received within" if is_whole else "nothing received for"
+        super().__init__("body", f"{problem} {seconds:g} seconds")
+        self.args: tuple[Any, ...] = (seconds, is_whole)
 
 
 class ThreadsBusyError(HTTPError):

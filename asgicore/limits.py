@@ -29,6 +29,10 @@ class Limits:
     """Longest wait for the next part of the body; above: 408. Half of the common proxy timeout of 60 s, so that
     the client gets our answer and not the proxy's."""
 
+    max_body_seconds: float | None = None
+    """Longest time that the whole body may take, from when it is first waited for; above: 408. Off: a large upload on
+    a slow line is no attack, and the one before bounds each wait."""
+
     send_timeout_seconds: float | None = None
     """Longest wait for the server to take one message; above: the connection is aborted. Off: servers have
     write timeouts of their own, and a paused download is not an error."""
@@ -87,7 +91,8 @@ class Limits:
             wanted = (int, float) if field.name.endswith("_seconds") else (int,)
             if isinstance(value, bool) or not isinstance(value, wanted) or not value >= 0:
                 kind = "a number of seconds" if field.name.endswith("_seconds") else "an integer"
-                raise ValueError(f"Limits.{field.name} takes {kind} of at least 0, or None for no limit; not {value!r}")
+                lifted = "" if field.name == "spool_threshold_bytes" else ", or None for no limit"
+                raise ValueError(f"Limits.{field.name} takes {kind} of at least 0{lifted}; not {value!r}")
 
 
 DEFAULT_LIMITS = Limits()

@@ -965,6 +965,23 @@ async def test_handler_body_stops_coming_is_408(mode: Any, caplog: pytest.LogCap
     assert errors(caplog) == []
 
 
+@pytest.mark.parametrize("mode", ["spool", "stream"])
+async def test_handler_body_that_trickles_is_408(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that goes on and on, if only now and then, is answered 408 when its time is over."""
+
+    async def receive() -> Message:
+        await anyio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    channel = Channel()
+    with anyio.fail_after(15):
+        handler = Handler(echo, body=mode, limits=Limits(max_body_seconds=0.1))
+        await handler(http_scope("POST"), receive, channel.send)
+    assert channel.status == 408
+    assert b"not received within 0.1 seconds" in channel.body
+    assert errors(caplog) == []
+
+
 @pytest.mark.parametrize(
     ("status", "scope"),
     [

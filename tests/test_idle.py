@@ -494,3 +494,76 @@ async def test_timer_of_a_stream_that_is_gone_looks_no_more() -> None:
     await asyncio.sleep(2 * IDLE)
     assert timer._handle.when() == due
     assert not timer.expired
+
+
+# --- all of it in time -----------------------------------------------------------------------------------
+
+
+async def use_whole(body: Body, how: str) -> int:
+    if how == "one by one":
+        size = 0
+        while not body.is_settled:
+            size += len((await body())["body"])
+        return size
+    if how == "stream":
+        return sum([len(part) async for part in body.stream()])
+    return len(await body.read())
+
+
+@pytest.mark.parametrize("seconds", [None, 5.0])
+@pytest.mark.parametrize("how", ["kept", "read", "stream", "one by one", "behind a listener"])
+async def test_body_that_trickles_is_refused_when_its_time_is_over(seconds: float | None, how: str) -> None:
+    """One byte now and then is never idle, and has no end."""
+    count = 0
+
+    async def receive() -> Any:
+        nonlocal count
+        count += 1
+        await anyio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    body = Body(receive, Limits(body_timeout_seconds=seconds, max_body_seconds=0.1), keep=how == "kept")
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            if how == "behind a listener":
+                group.start_soon(body.watch)
+                await checkpoint()
+            with pytest.raises(BodyTimeoutError, match=r"not received within 0\.1 seconds") as caught:
+                await use_whole(body, how)
+            group.cancel_scope.cancel()
+    assert (caught.value.seconds, caught.value.is_whole) == (0.1, True)
+    assert 1 < count < 30
+
+
+@pytest.mark.parametrize("how", ["kept", "read", "stream", "one by one"])
+async def test_body_that_stops_within_its_time_is_refused_for_that(how: str) -> None:
+    """The shorter time is the one that counts; a body in time is not looked at twice."""
+
+    async def receive() -> Any:
+        await checkpoint() if parts else await anyio.sleep_forever()
+        return {"type": "http.request", "body": parts.pop(), "more_body": True}
+
+    parts = [b"x", b"x"]
+    body = Body(receive, Limits(body_timeout_seconds=0.02, max_body_seconds=20.0), keep=how == "kept")
+    with anyio.fail_after(15):
+        with pytest.raises(BodyTimeoutError, match=r"nothing received for 0\.02 seconds"):
+            await use_whole(body, how)
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+async def test_body_whose_consumer_takes_its_time_is_refused_when_it_waits(seconds: float | None) -> None:
+    """What was received may be used for any time; nothing is cut short but a wait."""
+
+    async def receive() -> Any:
+        await anyio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    body = Body(receive, Limits(body_timeout_seconds=seconds, max_body_seconds=0.05))
+    used = 0
+    with anyio.fail_after(15):
+        with pytest.raises(BodyTimeoutError, match="not received within"):
+            async for _ in body.stream():
+                if used == 0:
+                    await anyio.sleep(0.2)
+                used += 1
+    assert used >= 1

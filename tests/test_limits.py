@@ -18,6 +18,7 @@ DEFAULTS = {
     "max_body_bytes": 16 * 2**20,
     "spool_threshold_bytes": 2**20,
     "body_timeout_seconds": 30.0,
+    "max_body_seconds": None,
     "send_timeout_seconds": None,
     "close_timeout_seconds": 10.0,
     "max_headers": 128,
