@@ -31,6 +31,7 @@ from ._channel import NOTED, is_read
 from ._compression import Compression
 from ._exchange import Cancellation, Closer, Exchange, is_head
 from ._extensions import TRAILERS
+from ._grace import GraceScope
 from ._hooks import Hooks
 from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
@@ -98,6 +99,8 @@ class Handler(Hooks):
             ``"stream"``: it runs at once, and nothing is received before it asks.
         on_disconnect: ``"cancel"``: the endpoint and its response are cancelled when the client leaves.
             ``"notify"``: only ``request.is_disconnected`` changes.
+        grace_seconds: How long an endpoint that was cancelled may still wait for its cleanup. If ``None``, every
+            ``await`` in its ``finally`` blocks is cancelled at once, as in any cancelled scope, but for shielded ones.
         limits: Bounds for every request.
         lifespan: An async context manager function, called with the handler or with nothing; the mapping that it yields
             becomes ``request.state``.
@@ -112,7 +115,8 @@ class Handler(Hooks):
     Raises:
         TypeError: The endpoint is no callable, or there is none; ``limits`` or ``compression`` is something else; an
             observer is no callable, or asynchronous.
-        ValueError: ``body`` or ``on_disconnect`` is none of the words above, or a synchronous endpoint is to stream.
+        ValueError: ``body`` or ``on_disconnect`` is none of the words above, ``grace_seconds`` is negative or goes with
+            ``"notify"``, or a synchronous endpoint is to stream.
     """
 
     _leaving: ClassVar[tuple[type[Exception], ...]] = (ClientDisconnectedError,)
@@ -124,6 +128,7 @@ class Handler(Hooks):
         *,
         body: Literal["spool", "stream"] = "spool",
         on_disconnect: Literal["cancel", "notify"] = "cancel",
+        grace_seconds: float | None = None,
         limits: Limits = DEFAULT_LIMITS,
         lifespan: Lifespan | None = None,
         threads: Threads | None = None,
@@ -135,6 +140,11 @@ class Handler(Hooks):
             raise ValueError(f"body is 'spool' or 'stream', not {body!r}")
         if on_disconnect not in ("cancel", "notify"):
             raise ValueError(f"on_disconnect is 'cancel' or 'notify', not {on_disconnect!r}")
+        if grace_seconds is not None and (on_disconnect == "notify" or not grace_seconds >= 0):
+            raise ValueError(
+                "grace_seconds takes a number of seconds of at least 0, or None, and needs on_disconnect='cancel'; "
+                f"not {grace_seconds!r} with {on_disconnect!r}"
+            )
         if not isinstance(cast("object", limits), Limits):
             raise TypeError(f"limits takes a Limits, as in Limits(max_body_bytes=...), not {type(limits).__name__}")
         if not isinstance(cast("object", compression), Compression | None):
@@ -155,6 +165,7 @@ class Handler(Hooks):
         self.debug = debug
         self._keeps = body == "spool"
         self._cancels = on_disconnect == "cancel"
+        self.grace_seconds = grace_seconds
         self._lifespan = None if lifespan is None else bind_lifespan(lifespan, self)
         # For servers that keep no state between lifespan and requests.
         self._state: dict[str, Any] = {}
@@ -232,7 +243,9 @@ class Handler(Hooks):
             body.give_up()
         try:
             # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
-            outer = self._outer_scope() if self._cancels else None
+            outer: Outer = None
+            if self._cancels:
+                outer = self._outer_scope() if self.grace_seconds is None else EARLY
             try:
                 exchange.request, response = self._open(scope, body)
                 if response is not None:
@@ -252,11 +265,12 @@ class Handler(Hooks):
             # The endpoint's first step is made by hand: most finish in it, and then nothing had to be started.
             # next() with a default does so without the exception that send() ends with.
             if outer is EARLY:
-                with CancelScope() as exchange.cancel_scope:
+                grace = None if self.grace_seconds is None else GraceScope(self.grace_seconds)
+                with CancelScope() if grace is None else grace as exchange.cancel_scope:
                     yielded = next(coro.__await__(), _FINISHED)
                     if yielded is not _FINISHED:
                         self._attend(exchange)
-                        await resume(coro, yielded, body)
+                        await resume(coro, yielded, body, None if grace is None else grace.arrived)
             else:
                 yielded = next(coro.__await__(), _FINISHED)
                 if yielded is not _FINISHED:

@@ -73,11 +73,13 @@ def _delegate(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
 
 
 @types.coroutine
-def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Generator[Any, Any, T]:
+def resume(
+    coro: Coroutine[Any, Any, T], yielded: Any, body: Progress, arrived: Callable[[Any], object] | None = None
+) -> Generator[Any, Any, T]:
     """Carry on a coroutine whose first step yielded ``yielded``; awaited like the coroutine itself.
 
     Returns and raises what the coroutine does. ``body.suspended()`` is called at each suspension until the
-    body is settled.
+    body is settled; ``arrived`` at each step, with the exception or the value that it is made with.
     """
     sent: Any = None
     try:
@@ -88,9 +90,13 @@ def resume(coro: Coroutine[Any, Any, T], yielded: Any, body: Progress) -> Genera
             except BaseException as exc:
                 if isinstance(exc, GeneratorExit):
                     body.is_dropped = True  # whatever the coroutine makes of it
+                elif arrived is not None:
+                    arrived(exc)
                 yielded = coro.throw(exc)
             else:
-                if sent is None and body.is_settled:
+                if arrived is not None:
+                    arrived(sent)
+                elif sent is None and body.is_settled:
                     # asyncio resumes with None, which is what "yield from" sends first: from here on the
                     # interpreter delegates, and a suspension costs what it costs without us.
                     return (yield from _delegate(coro))

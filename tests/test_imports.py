@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     },
     {"_meta", "_extensions", "_multipart_library", "_ranges"},
     {"_form_data"},
-    {"_from_thread", "_watch"},
+    {"_from_thread", "_grace", "_watch"},
     {"_jobs", "_stepped"},
     {"_threads"},
     {"_idle", "_pump", "_spool", "_writer", "_lifespan", "_late_scope", "_signals", "_channel"},

@@ -26,7 +26,7 @@ OFF: Tracers = (None, None)
 OF_TRIO = {
     *("test_check.py", "test_check_probes.py", "test_testing_exchange.py", "test_testing_faults.py"),
     *("test_from_thread.py", "test_idle.py", "test_keep_alive.py", "test_late_scope.py", "test_signals.py"),
-    *("test_threads.py", "test_watch.py"),
+    *("test_grace.py", "test_threads.py", "test_watch.py"),
 }
 _tracers = pytest.StashKey[Tracers]()
 

@@ -1,0 +1,59 @@
+"""A cancel scope that lets what it cancels clean up.
+
+In a cancelled scope of anyio or trio every ``await`` raises again, those of cleanup among them. This one has a second
+scope inside, which begins to shield when the cancellation has arrived, and ends the cleanup when its time is over.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from anyio import CancelScope, current_time
+
+__all__ = ["GraceScope"]
+
+
+class GraceScope:
+    """Cancels once; entered and left like any other cancel scope.
+
+    Args:
+        seconds: How long what was cancelled may wait for this and that.
+    """
+
+    __slots__ = ("_around", "_reason", "_seconds", "_within")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._reason = f"the client left, says asgicore {id(self):x}"
+        self._around = CancelScope()
+        self._within = CancelScope()
+
+    def __enter__(self) -> Self:
+        self._around.__enter__()
+        self._within.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if self._within.__exit__(kind, error, trace):
+            return self._around.__exit__(None, None, None) or True
+        return self._around.__exit__(kind, error, trace)
+
+    def cancel(self) -> None:
+        """Cancel what is inside."""
+        self._around.cancel(self._reason)
+
+    def arrived(self, what: Any) -> None:
+        """Look at what a task was resumed with; if it is the cancellation, the time begins.
+
+        Args:
+            what: An exception, or what trio sends in place of one.
+        """
+        error: Any = what if isinstance(what, BaseException) else getattr(what, "error", None)
+        # Whose cancellation it is, trio's tells, and asyncio's has in its text.
+        reason = getattr(error, "reason", None) or str(error)
+        if error is not None and reason.endswith(self._reason) and not self._within.shield:
+            self._within.shield = True
+            self._within.deadline = current_time() + self._seconds
