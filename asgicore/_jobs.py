@@ -23,6 +23,10 @@ Ts = TypeVarTuple("Ts")
 
 _MISSING: Final = object()
 
+# The context that the jobs of a request run in, one after the other, so that a token from one is good in the next; in
+# a list, as taking it out is one operation: tasks that the request starts have the same list.
+_kept: Final[ContextVar[list[Context]]] = ContextVar("asgicore_kept_context")
+
 
 class Waiter(Protocol):
     """What one task waits for, once, and any thread may call."""
@@ -165,7 +169,10 @@ class Queue(Protocol):
 class Job(Origin, Generic[T]):
     """A function that was handed over to a worker thread; made by ``Threads.start()``."""
 
-    __slots__ = ("_changes", "_context", "_error", "_result", "_shared", "_queue", "_work", "is_done", "listeners")
+    __slots__ = (
+        *("_changes", "_context", "_error", "_is_kept", "_queue", "_result", "_shared", "_work"),
+        *("is_done", "listeners"),
+    )
 
     is_done: bool
     """Whether the thread is done with it."""
@@ -173,8 +180,10 @@ class Job(Origin, Generic[T]):
     def __init__(self, queue: Queue, function: Callable[[*Ts], T], args: tuple[*Ts], shared: Context | None) -> None:
         self._queue = queue
         self._work: tuple[Callable[..., T], tuple[Any, ...]] | None = (function, args)
-        self._context = copy_context()
-        self._shared = shared
+        self._context = before = copy_context()
+        # A context of the caller's own is his to hand on.
+        self._is_kept = shared is None
+        self._shared = _take_kept(before) if shared is None else shared
         # As it says in Origin.
         self.native_token = current_loop()
         self._cancel = None
@@ -237,6 +246,9 @@ class Job(Origin, Generic[T]):
         changes, self._changes = self._changes, []
         for variable, value in changes:
             variable.set(value)
+        shared, self._shared = self._shared, None
+        if shared is not None and self._is_kept:
+            _kept.set([shared])
         if self._error is None:
             result, self._result = self._result, _MISSING
             if result is _MISSING:
@@ -269,16 +281,16 @@ class Job(Origin, Generic[T]):
     def run(self) -> None:
         """Run the function and keep what it did."""
         function, args = cast("tuple[Callable[..., T], tuple[Any, ...]]", self._work)
-        before, shared = self._context, self._shared
-        self._work = self._shared = None
-        context = before
+        before, context = self._context, self._shared
+        self._work = None
         noted = self.note()
         try:
             # What of the caller's must not be seen here is no change either.
             _hide_async_library(before)
-            context = before.copy() if shared is None else shared
-            if shared is not None:
-                shared.run(bring, before)
+            if context is None:
+                self._shared = context = before.copy()
+            else:
+                context.run(bring, before)
             try:
                 self._result = context.run(function, *args)
             finally:
@@ -288,7 +300,19 @@ class Job(Origin, Generic[T]):
         finally:
             self.forget(noted)
             # The traceback has this frame, and the job the traceback.
-            del self, function, args, before, shared, context, noted
+            del self, function, args, before, context, noted
+
+
+def _take_kept(before: Context) -> Context | None:
+    """The context of the job before, unless another one runs in it, or it has variables that are unset now."""
+    kept = before.get(_kept)
+    if not kept:
+        return None
+    try:
+        context = kept.pop()
+    except IndexError:
+        return None
+    return context if all(variable in before for variable in context) else None
 
 
 class Ending(Protocol):

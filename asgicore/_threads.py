@@ -191,8 +191,8 @@ class Threads:
         Args:
             function: What to run.
             args: Its arguments.
-            context: A context for several jobs, one after the other, so that a token from one is good in the next;
-                it gets the caller's variables before each.
+            context: A context for several jobs, one after the other; it gets the caller's variables before each. If
+                ``None``, jobs of one task that are waited for one after the other have one.
 
         Raises:
             ThreadsBusyError: ``max_waiting`` jobs wait already.

@@ -894,3 +894,29 @@ async def test_request_that_is_thrown_away_leaves_nothing(what: str) -> None:
             await forward()
         while open_files() != files:  # a thread may still be at the file
             await anyio.sleep(0.001)
+
+
+async def test_synchronous_parts_of_a_request_may_take_back_what_another_one_set() -> None:
+    """Endpoint, iterator and background work of one request: a token of one is good in the next."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="default")
+    variable.set("of the server")
+    tokens: list[contextvars.Token[str]] = []
+    seen: list[str] = []
+
+    def parts() -> Iterator[str]:
+        yield variable.get()
+        variable.reset(tokens.pop())
+        tokens.append(variable.set("of the iterator"))
+
+    def background() -> None:
+        seen.append(variable.get())
+        variable.reset(tokens.pop())
+        seen.append(variable.get())
+
+    def endpoint(request: Request) -> Response:
+        tokens.append(variable.set("of the endpoint"))
+        return StreamingResponse(parts(), background=background)
+
+    channel = await call(Handler(endpoint))
+    assert channel.body == b"of the endpoint"
+    assert seen == ["of the iterator", "of the server"]

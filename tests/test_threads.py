@@ -512,6 +512,61 @@ async def test_wait_brings_only_changes_back() -> None:
     assert (first.get(), second.get()) == ("mine", "theirs")
 
 
+async def test_runs_of_one_task_after_each_other_keep_tokens_valid() -> None:
+    """What one function sets the next one can take back, as when both were called in the task itself."""
+    threads = Threads()
+    variable: ContextVar[str] = ContextVar("variable", default="default")
+    variable.set("before")
+    token = await threads.run(variable.set, "within")
+    assert variable.get() == "within"
+    assert await threads.run(variable.get) == "within"
+    await threads.run(variable.reset, token)
+    assert variable.get() == "before"
+    # Also after one that failed.
+    token = await threads.run(variable.set, "again")
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(divmod, 1, 0)
+    await threads.run(variable.reset, token)
+    assert variable.get() == "before"
+    await threads.aclose()
+
+
+async def test_runs_at_once_do_not_share_a_context() -> None:
+    """Neither those of tasks that a request starts, nor anything of the one with the other."""
+    threads = Threads()
+    variable: ContextVar[int] = ContextVar("variable")
+    meet = threading.Barrier(3)
+
+    def work(number: int) -> int:
+        variable.set(number)
+        meet.wait(DEADLINE)
+        return variable.get()
+
+    async def one(number: int) -> None:
+        assert await threads.run(work, number) == number
+        assert variable.get() == number
+
+    await threads.run(str)
+    with anyio.fail_after(DEADLINE):
+        for _ in range(3):
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(one, number)
+    assert variable.get(None) is None
+    await threads.aclose()
+
+
+async def test_run_does_not_see_what_was_unset_since() -> None:
+    """A variable that the task has taken back is not there in the thread, though a run before saw it."""
+    threads = Threads()
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+    token = variable.set("set")
+    assert await threads.run(variable.get) == "set"
+    variable.reset(token)
+    assert await threads.run(variable.get) == "unset"
+    await threads.aclose()
+
+
 async def test_run_in_a_shared_context_keeps_tokens_valid() -> None:
     """A token from one job is good in the next, which sees what the caller has set since."""
     threads = Threads()
@@ -532,7 +587,7 @@ async def test_run_in_a_shared_context_keeps_tokens_valid() -> None:
     assert await threads.run(leave, token, context=shared) == ("within", "new")
     assert first.get() == "before"
     with pytest.raises(ValueError, match="different Context"):
-        await threads.run(leave, await threads.run(enter))
+        await threads.run(leave, await threads.run(enter), context=shared)
 
 
 async def test_run_in_a_context_that_is_in_use_raises() -> None:
