@@ -310,7 +310,7 @@ def _take_kept(before: Context) -> Context | None:
         return None
     try:
         context = kept.pop()
-    except IndexError:
+    except IndexError:  # pragma: no cover - another thread took it between these two lines
         return None
     return context if all(variable in before for variable in context) else None
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import AsyncIterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django_site import OURS, SECONDS, STOCK, ask, backends, handlers, site
 
-from asgicore import django_bridge
+from asgicore import UsageError, django_bridge
 from asgicore.django_bridge import ASGIHandler, get_asgi_application
 from asgicore.testing import Channel, LeakGuard, http_scope
 
@@ -430,3 +431,20 @@ def test_import_and_application_work_in_the_usual_asgi_module(tmp_path: Path) ->
         DJANGO_SETTINGS_MODULE="site_settings",
     )
     assert result.stdout.split("\n")[:3] == ["200 None", "None b'served'", "2 1"], result.stderr
+
+
+@pytest.mark.skipif(find_spec("trio") is None, reason="trio is not installed")
+def test_trio_is_refused_with_what_to_do_instead() -> None:
+    """Django needs asyncio: a server on trio does not start, and one that does not ask gets a clear error."""
+    script = Script("lifespan.startup")
+
+    async def main() -> None:
+        handler = ASGIHandler()
+        await handler({"type": "lifespan"}, script.receive, script.send)
+        with pytest.raises(UsageError, match="needs asyncio"):
+            await handler(http_scope(), script.receive, script.send)
+
+    with site(view):
+        anyio.run(main, backend="trio")
+    assert [message["type"] for message in script.sent] == ["lifespan.startup.failed"]
+    assert "needs asyncio" in script.sent[0]["message"]

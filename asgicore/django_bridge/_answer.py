@@ -94,7 +94,8 @@ class _Fields:
             # RFC 9110 section 8.6: these have none.
             return [field for field in fields if field[0].lower() != b"content-length"]
         if find(fields, b"content-length") is None:
-            if self._body:
+            # RFC 9110 section 8.6: on 304 that of the representation, which is not known here.
+            if self._body or not (response.streaming or status == 304):
                 fields.append((b"Content-Length", b"%d" % len(self._body)))
         elif not response.streaming:
             self._check_length(fields)

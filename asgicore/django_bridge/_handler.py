@@ -53,9 +53,16 @@ from .._observer import Observe
 from .._response import Response
 from .._spool import in_file_thread
 from .._target import check_encodable, check_target
-from .._watch import run_shielded
+from .._watch import is_trio, run_shielded
 from .._writer import Writer
-from ..errors import BodyTooLargeError, ClientDisconnectedError, HTTPError, RequestError, ServerProtocolError
+from ..errors import (
+    BodyTooLargeError,
+    ClientDisconnectedError,
+    HTTPError,
+    RequestError,
+    ServerProtocolError,
+    UsageError,
+)
 from ..limits import Limits
 from ..types import Receive, Scope, Send
 from ._answer import Answer, StreamAnswer, answer
@@ -80,7 +87,19 @@ _stock_handler: Final[Any] = DjangoHandler
 # A site has fewer; what makes views as it goes must not fill the memory.
 _MAX_VIEWS: Final = 4096
 
+_NEEDS_ASYNCIO: Final = (
+    "asgicore.django_bridge needs asyncio, as Django does: have the server run its workers on asyncio or uvloop"
+)
+
+
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
+
+
+async def _refuse_trio(kind: object, receive: Receive, send: Send) -> None:
+    if kind != "lifespan":
+        raise UsageError(_NEEDS_ASYNCIO)
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": _NEEDS_ASYNCIO})
 
 
 class ASGIHandler(Handler, DjangoHandler):
@@ -189,9 +208,12 @@ class ASGIHandler(Handler, DjangoHandler):
 
         Raises:
             ValueError: The scope is of an unknown type, or ``strict`` and none of HTTP.
+            UsageError: This is trio. A lifespan says so, too, so that the server does not start.
         """
         kind = scope["type"]
-        if kind in self._routes:
+        if is_trio():
+            await _refuse_trio(kind, receive, send)
+        elif kind in self._routes:
             await self._routes[kind](scope, receive, send)
         elif kind == "http":
             # In a context of somebody else synchronous code has a thread already. One of ours that another task has
