@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 
 from asgicore import Handler, Request, Response, _late_scope
-from asgicore._late_scope import EARLY, ScopeAround, innermost_scope
+from asgicore._late_scope import EARLY, ScopeAround, ShieldAround, innermost_scope
 from asgicore.testing import Channel, http_scope
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
@@ -243,3 +243,20 @@ async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.
     )
     assert innermost_scope() is EARLY
     assert (await life((plain,), None, True))[-1] == "0 sent"
+
+
+@pytest.mark.parametrize("seconds", [None, 5.0])
+async def test_shield_holds_off_what_cancels_outside(seconds: float | None) -> None:
+    """With a time or without one; nothing is shielded before it begins."""
+    finished = False
+    with anyio.fail_after(5), anyio.CancelScope() as outside:
+        shield = ShieldAround()
+        with shield:
+            shield.begin(seconds)
+            outside.cancel()
+            await checkpoint()
+            finished = True
+        await checkpoint()
+    assert finished
+    assert outside.cancelled_caught
+    assert not shield.is_cut
