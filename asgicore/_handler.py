@@ -33,6 +33,7 @@ from ._exchange import Cancellation, Closer, Exchange, is_head
 from ._extensions import TRAILERS
 from ._grace import GraceScope
 from ._hooks import Hooks
+from ._jobs import forget_context
 from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._observe import ObservedExchange, Observers
@@ -361,6 +362,7 @@ class Handler(Hooks):
 
     def _dismiss(self, exchange: Exchange, listener: Listener) -> Coroutine[Any, Any, None] | None:
         """Stop the listener; returns what waits for its end, if that has to be."""
+        forget_context()
         exchange.listener = None  # its task refers to the exchange
         exchange.body.find_hinter = None  # a task that was left behind may still ask for it
         self._forget(exchange)
@@ -496,6 +498,8 @@ class Handler(Hooks):
         except Exception as exc:
             exchange.note(exc)
             logger.error("the background work of %s failed", str(exchange), exc_info=exc)
+        finally:
+            forget_context()
 
     async def _end(self, exchange: Exchange) -> None:
         """The handler is being closed: end what was cut short so that the client can tell."""

@@ -129,7 +129,7 @@ class IdleTimer:
         "_seen",
         "_source",
         "_task",
-        "expired",
+        *("expired", "is_late"),
     )
 
     def __init__(
@@ -143,6 +143,7 @@ class IdleTimer:
         self._cancelling = 0
         self._loop = asyncio.get_running_loop()
         self.expired = False
+        self.is_late = False
         self._pause = inf if seconds is None else seconds / _LOOKS
         self._deadline = inf if left is None else self._loop.time() + left
         self._handle = self._look_later()
@@ -150,20 +151,21 @@ class IdleTimer:
     def _look_later(self) -> asyncio.TimerHandle:
         left = self._deadline - self._loop.time()
         # When the time is over, whoever has a part may do with it as he likes; he is asked again when he waits.
-        return self._loop.call_later(min(self._pause, left if left > 0 else _LATE_SECONDS), self._look)
+        # uvloop counts milliseconds, and would call at once for less.
+        return self._loop.call_later(min(self._pause, max(left, 0.002) if left > 0 else _LATE_SECONDS), self._look)
 
     def _look(self) -> None:
         source = self._source()
         if source is None:
             return
         waits_for: Any = source.ag_await
-        is_late = waits_for is not None and self._loop.time() >= self._deadline
+        self.is_late = waits_for is not None and self._loop.time() >= self._deadline
         if waits_for is None or waits_for is not self._seen:
             self._seen = waits_for
             self._looks = 0
         else:
             self._looks += 1
-        if self._looks < _LOOKS and not is_late:
+        if self._looks < _LOOKS and not self.is_late:
             self._handle = self._look_later()
             return
         # The stream may have been handed to another task since it began, and none else may be cancelled. Where whoever

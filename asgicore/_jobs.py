@@ -16,7 +16,7 @@ from ._from_thread import Origin, current_loop
 from ._watch import is_trio, run_shielded
 from .errors import UsageError
 
-__all__ = ["Job", "Notified", "Queue", "Waited", "Waiter", "new_waiter"]
+__all__ = ["Job", "Notified", "Queue", "Waited", "Waiter", "forget_context", "new_waiter"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -313,6 +313,13 @@ def _take_kept(before: Context) -> Context | None:
     except IndexError:  # pragma: no cover - another thread took it between these two lines
         return None
     return context if all(variable in before for variable in context) else None
+
+
+def forget_context() -> None:
+    """No more jobs of this request: what its context variables hold may lead back to the task, and so to that."""
+    kept = _kept.get(None)
+    if kept is not None:
+        kept.clear()
 
 
 class Ending(Protocol):

@@ -160,10 +160,11 @@ class Receiver:
         return self._in_time(functools.partial(receive_within, self._receive))
 
     async def _in_time(self, wait: Callable[[float | None], Awaitable[Message]]) -> Message:
+        seconds = self._patience()
         try:
-            return await wait(self._patience())
+            return await wait(seconds)
         except BodyTimeoutError:
-            raise self._late() from None
+            raise self._late(seconds) from None
 
     def _patience(self) -> float | None:
         """How many seconds the next message may take, ``None`` for any number."""
@@ -176,12 +177,12 @@ class Receiver:
         left = max(self._deadline - now, 0.0)
         return left if seconds is None else min(seconds, left)
 
-    def _late(self) -> BodyTimeoutError:
-        """Which of the two times is over."""
-        seconds, most = self.limits.body_timeout_seconds, self.limits.max_body_seconds
-        if most is not None and self._deadline is not None and (seconds is None or current_time() >= self._deadline):
+    def _late(self, seconds: float | None) -> BodyTimeoutError:
+        """The error after a wait of so many seconds, fewer than for one message if all of it is late."""
+        idle, most = self.limits.body_timeout_seconds, self.limits.max_body_seconds
+        if most is not None and (idle is None or seconds != idle):
             return BodyTimeoutError(most, is_whole=True)
-        return BodyTimeoutError(cast("float", seconds))
+        return BodyTimeoutError(cast("float", idle))
 
     async def _wait_for(self, message: Awaitable[Message]) -> Message:
         self._reading = True
@@ -203,7 +204,7 @@ class Receiver:
             with CancelScope() if seconds is None else move_on_after(seconds) as scope:
                 await self._arrived.wait()
             if scope.cancelled_caught and seconds is not None:
-                raise self.fail(self._late())
+                raise self.fail(self._late(seconds))
         if self.failure is not None:
             raise self.failure
         message = self._ahead
@@ -342,7 +343,7 @@ class Receiver:
         except asyncio.CancelledError:
             if timer is None or not timer.take_back():
                 raise
-            raise self.fail(self._late()) from None
+            raise self.fail(self._late(None if timer.is_late else self.limits.body_timeout_seconds)) from None
         finally:
             self._source = None
             self._received = bound - room

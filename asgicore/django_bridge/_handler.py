@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, NoReturn, cast
 
 import django
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -47,7 +47,7 @@ from .._body import Body
 from .._exchange import Closer, Exchange, is_head
 from .._handler import Handler
 from .._headers import check_request_headers, list_headers
-from .._lifespan import Lifespan
+from .._lifespan import Lifespan, run_lifespan
 from .._observe import note_error
 from .._observer import Observe
 from .._response import Response
@@ -95,11 +95,8 @@ _NEEDS_ASYNCIO: Final = (
 _REFUSED: Final = "Django can only handle ASGI/HTTP connections, not %s."
 
 
-async def _refuse_trio(kind: object, receive: Receive, send: Send) -> None:
-    if kind != "lifespan":
-        raise UsageError(_NEEDS_ASYNCIO)
-    await receive()
-    await send({"type": "lifespan.startup.failed", "message": _NEEDS_ASYNCIO})
+def _refuse_trio() -> NoReturn:
+    raise UsageError(_NEEDS_ASYNCIO)
 
 
 class ASGIHandler(Handler, DjangoHandler):
@@ -212,7 +209,10 @@ class ASGIHandler(Handler, DjangoHandler):
         """
         kind = scope["type"]
         if is_trio():
-            await _refuse_trio(kind, receive, send)
+            if kind != "lifespan":
+                _refuse_trio()
+            # The server is told at its start.
+            await run_lifespan(_refuse_trio, scope, receive, send, partial(Handler._end_threads, self))
         elif kind in self._routes:
             await self._routes[kind](scope, receive, send)
         elif kind == "http":
