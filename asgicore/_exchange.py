@@ -16,6 +16,7 @@ from anyio import get_cancelled_exc_class
 from ._body import Body
 from ._chunks import Chunks
 from ._extensions import EARLY_HINT
+from ._grace import GraceScope
 from ._keep_alive import KeepAlive
 from ._late_scope import ShieldAround
 from ._response import Response
@@ -187,7 +188,8 @@ class Exchange(Writer):
         if shield.is_cut:
             log_cut(close_seconds)
         if failure is not None:
-            if isinstance(failure, get_cancelled_exc_class()) and not is_cancelled(failure):
+            is_ours = isinstance(self.cancel_scope, GraceScope) and self.cancel_scope.is_cleaning_up
+            if isinstance(failure, get_cancelled_exc_class()) and not (is_ours or is_cancelled(failure)):
                 # Let out, it would end a server on trio, and pass in silence on asyncio.
                 failure = _of_the_iterator(failure)
             try:

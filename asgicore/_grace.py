@@ -45,6 +45,11 @@ class GraceScope:
         """Cancel what is inside."""
         self._around.cancel(self._reason)
 
+    @property
+    def is_cleaning_up(self) -> bool:
+        """Whether the cancellation has arrived."""
+        return self._within.shield
+
     def arrived(self, what: Any) -> None:
         """Look at what a task was resumed with; if it is the cancellation, the time begins.
 
@@ -54,6 +59,6 @@ class GraceScope:
         error: Any = what if isinstance(what, BaseException) else getattr(what, "error", None)
         # Whose cancellation it is, trio's tells, and asyncio's has in its text.
         reason = getattr(error, "reason", None) or str(error)
-        if error is not None and reason.endswith(self._reason) and not self._within.shield:
+        if error is not None and reason.endswith(self._reason) and not self.is_cleaning_up:
             self._within.shield = True
             self._within.deadline = current_time() + self._seconds
