@@ -185,7 +185,7 @@ class Job(Origin, Generic[T]):
         self._is_kept = shared is None
         self._shared = _take_kept(before) if shared is None else shared
         # As it says in Origin.
-        self.native_token = current_loop()
+        self.native_token: Any = current_loop()
         self._cancel = None
         self._is_once = False
         self._scopes = ()
