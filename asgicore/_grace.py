@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
-from anyio import CancelScope, current_time
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
 __all__ = ["GraceScope"]
 
@@ -38,7 +38,8 @@ class GraceScope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if self._within.__exit__(kind, error, trace):
-            return self._around.__exit__(None, None, None) or True
+            self._around.__exit__(None, None, None)
+            return True
         return self._around.__exit__(kind, error, trace)
 
     def cancel(self) -> None:
@@ -57,8 +58,10 @@ class GraceScope:
             what: An exception, or what trio sends in place of one.
         """
         error: Any = what if isinstance(what, BaseException) else getattr(what, "error", None)
+        # Any other error of what the task has waited for comes here, too.
+        if self.is_cleaning_up or not isinstance(error, get_cancelled_exc_class()):
+            return
         # Whose cancellation it is, trio's tells, and asyncio's has in its text.
-        reason = getattr(error, "reason", None) or str(error)
-        if error is not None and reason.endswith(self._reason) and not self.is_cleaning_up:
+        if (getattr(error, "reason", None) or str(error)).endswith(self._reason):
             self._within.shield = True
             self._within.deadline = current_time() + self._seconds

@@ -185,7 +185,7 @@ class Handler(Hooks):
         self._is_told_of_responses = self._overrides("response_ready")
         self._is_told_of_ends = self._overrides("request_finished") or self._overrides("client_left")
         # How a request that waits is cancelled.
-        self._outer_scope: Callable[[], Outer] = innermost_scope
+        self._outer_scope: Callable[[], Outer] = innermost_scope if grace_seconds is None else lambda: EARLY
         self._scope_around: Callable[[Any], Cancellation] = ScopeAround
         # What the engine calls; a bridge whose hooks take other arguments puts its own there.
         self._open: Callable[[Scope, Body], tuple[Any, Response | None]] = self.create_request
@@ -239,20 +239,18 @@ class Handler(Hooks):
         if limits.send_timeout_seconds is not None:
             send = limit_send(send, limits.send_timeout_seconds)
         exchange = self._new_exchange(scope, body, send, self.chunk_size)
-        is_gone = NOTED in scope and is_read(scope, receive)
-        if is_gone:
+        is_read_already = NOTED in scope and is_read(scope, receive)
+        if is_read_already:
             body.give_up()
         try:
             # Asked before anything is stepped by hand: a receive() of middleware may wait in scopes, too.
-            outer: Outer = None
-            if self._cancels:
-                outer = self._outer_scope() if self.grace_seconds is None else EARLY
+            outer = self._outer_scope() if self._cancels else None
             try:
                 exchange.request, response = self._open(scope, body)
                 if response is not None:
                     exchange.take(response)
                     exchange.refuse_body()
-                elif self._keeps and not is_gone:
+                elif self._keeps and not is_read_already:
                     if self._reads_itself:
                         body.adopt(await self.read_body(body))
                     elif (rest := body.load() if outer is EARLY else body.begin()) is not None:

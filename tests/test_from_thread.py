@@ -188,15 +188,17 @@ async def test_cleanup_of_a_producer_may_await() -> None:
         def close(self) -> None:
             self.closed.append(from_thread.run(double, 1))
 
+    def streaming(parts: Parts, length: str) -> Handler:
+        async def endpoint(request: Request) -> Response:
+            return StreamingResponse(parts, headers={"content-length": length})
+
+        return Handler(endpoint)
+
     for method, length in (("GET", "8"), ("GET", "6"), ("HEAD", "8")):
         # More than goes ahead of the client: the thread is still at it when the rest is refused.
         parts = Parts(b"four", b"more", *[bytes(2**16)] * 100 * (length == "6"))
-
-        async def endpoint(request: Request) -> Response:
-            return StreamingResponse(parts, headers={"content-length": length})  # noqa: B023
-
         with anyio.fail_after(SECONDS):
-            async with Client(Handler(endpoint)) as client:
+            async with Client(streaming(parts, length)) as client:
                 try:
                     await client.request(method, "/")
                 except ContentLengthError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.error import URLError
 
 import anyio
 import pytest
@@ -138,6 +140,35 @@ async def test_stream_that_is_cancelled_cleans_up(caplog: pytest.LogCaptureFixtu
     assert pool.lent == 0
     assert sent == 2
     assert caplog.records == []
+
+
+async def test_error_of_what_the_endpoint_waits_for_is_its_own() -> None:
+    """It comes the way that a cancellation comes; one may have a reason of another kind, or none that can be told."""
+
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise AssertionError("nobody asks for the text")
+
+    async def fail(error: Exception) -> None:
+        await anyio.sleep(0.001)
+        raise error
+
+    caught: list[type[Exception]] = []
+
+    async def view(request: Request) -> Response:
+        for error in (URLError(OSError()), Silent()):
+            waited = fail(error) if on_trio else asyncio.ensure_future(fail(error))
+            try:
+                await waited
+            except Exception as exc:
+                caught.append(type(exc))
+        return Response("answered")
+
+    on_trio = anyio.get_cancelled_exc_class() is not asyncio.CancelledError
+    with anyio.fail_after(SECONDS):
+        async with Client(Handler(view, grace_seconds=1)) as client:
+            assert (await client.get("/")).text == "answered"
+    assert caught == [URLError, Silent]
 
 
 @pytest.mark.parametrize("waits", [False, True])

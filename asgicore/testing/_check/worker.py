@@ -140,14 +140,15 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
         await p.settle()
         if not p.is_spoilt:
             await left_open.look()
-    over = perf_counter()
+    ended_at = perf_counter()
     while True:
         left = tasks() - before
         busy = {number: text for number, text in busy_threads().items() if number not in threads}
-        passed = perf_counter() - over
+        passed = perf_counter() - ended_at
         # A thread that has only just begun has called nothing yet, which is not to be idle.
         has_begun = passed < _BEGINNING_SECONDS and set(threading.enumerate()) - known
-        if passed > p.grace if left or busy else not has_begun:
+        is_over = passed > p.grace if left or busy else not has_begun
+        if is_over:
             break
         await anyio.sleep(0.005)
     if not p.is_spoilt:
