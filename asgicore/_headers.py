@@ -92,6 +92,17 @@ def check_request_headers(headers: Any, limits: Limits) -> int | None:
     return declared
 
 
+def refuse_underscores(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse names that would pass for others where hyphens become underscores, as in CGI.
+
+    Raises:
+        MalformedRequestError: There is one.
+    """
+    for name, _ in headers:
+        if b"_" in name:
+            raise MalformedRequestError("headers", f"{name[:64]!r} has an underscore, which is refused; send a hyphen")
+
+
 def parse_content_length(value: bytes) -> int:
     """A declared length in bytes.
 

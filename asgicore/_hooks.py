@@ -41,6 +41,10 @@ class Hooks:
     chunk_size: int = 65536
     """Longest body message of a response, in bytes."""
 
+    checks_content_length: bool = True
+    """Whether a body that is longer or shorter than its ``content-length`` is refused (400). Turn it off behind
+    middleware that changes bodies and leaves the field as it was; a client that leaves in between is noticed anyway."""
+
     request_class: type[Any] = Request
     """Built by ``create_request()`` with the scope and the ``Body``."""
 
@@ -76,7 +80,7 @@ class Hooks:
             check_target(scope.get("path"), scope.get("query_string"), limits)
             declared = check_request_headers(headers, limits)
             if declared is not None:
-                body.declare(declared)
+                body.declare(declared, self.checks_content_length)
         except RequestError as exc:
             note_error(exc, body)
             return None, self.handle_http_error(None, exc)

@@ -116,13 +116,18 @@ class Receiver:
         """Whether the application waits for a part of the body at this moment."""
         return self._reading or (self._source is not None and self._source.ag_await is not None)
 
-    def declare(self, length: int) -> None:
+    def declare(self, length: int, checks: bool = True) -> None:
         """Say what ``content-length`` announces, in bytes, before anything is received.
+
+        Args:
+            length: What it announces.
+            checks: Whether the body has to be so long.
 
         Raises:
             BodyTooLargeError: More than ``limits.max_body_bytes``.
         """
-        self._declared = length
+        if checks:
+            self._declared = length
         limit = self.limits.max_body_bytes
         if limit is not None and length > limit:
             raise BodyTooLargeError(limit)

@@ -352,6 +352,19 @@ async def test_request_of_any_bytes_is_answered(path: str, query: bytes, headers
     assert diary.count("started") == diary.count("finished")
 
 
+@backends
+async def test_request_with_a_name_that_passes_for_another_is_refused_where_that_is_asked_for() -> None:
+    """400, and neither Django nor its signals hear of it."""
+    diary = Diary()
+    with site(lambda request: HttpResponse()), receivers(diary):
+        handler = OURS(underscores="refuse")
+        outcome = await run(handler, Channel(), diary, headers=[(b"x-real-user", b"good"), (b"x_real_user", b"evil")])
+        assert outcome.status == 400
+        assert b"'x_real_user' has an underscore" in outcome.body
+        assert diary.events == []
+        assert (await ask(handler, headers=[(b"x-real-user", b"good")])).status == 200
+
+
 # --- the size of the body ----------------------------------------------------------------------------------
 
 

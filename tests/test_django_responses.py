@@ -126,6 +126,17 @@ async def test_response_whose_body_is_there_declares_its_length(name: str) -> No
     assert outcome.header("content-length") == ([str(len(outcome.body))] if has_body else [])
 
 
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_response_has_names_in_lower_case_where_that_is_asked_for(name: str) -> None:
+    """As ASGI wants them; nothing else changes."""
+    with site(answering(RESPONSES[name])):
+        kept, low = await ask(OURS()), await ask(OURS(preserve_header_case=False))
+    check_messages(low.channel.sent, complete=True)
+    dated = [(key, value) for key, value in low.channel.headers if key != b"set-cookie"]
+    assert dated == [(key.lower(), value) for key, value in kept.channel.headers if key != b"Set-Cookie"]
+    assert low.body == kept.body
+
+
 async def test_response_whose_length_a_middleware_declares_declares_it_once() -> None:
     """Django's own ``CommonMiddleware`` gives the field already."""
     with site(answering(lambda: HttpResponse(b"text")), middleware=["django.middleware.common.CommonMiddleware"]):

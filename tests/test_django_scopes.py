@@ -277,15 +277,16 @@ def test_option_that_is_unknown_is_named_with_those_that_are_not() -> None:
         {"max_workers": "4"},
         {"max_body_bytes": -1},
         {"max_body_bytes": "1M"},
+        {"underscores": "keep"},
     ],
 )
 def test_option_with_a_value_that_it_cannot_have_is_an_error(options: dict[str, Any]) -> None:
     """By argument and by setting, when the handler is made."""
     with site(view):
-        with pytest.raises(ValueError, match=r"on_disconnect|max_workers|max_body_bytes"):
+        with pytest.raises(ValueError, match=r"on_disconnect|max_workers|max_body_bytes|underscores"):
             OURS(**options)
     with site(view, ASGICORE={name.upper(): value for name, value in options.items()}):
-        with pytest.raises(ValueError, match=r"on_disconnect|max_workers|max_body_bytes"):
+        with pytest.raises(ValueError, match=r"on_disconnect|max_workers|max_body_bytes|underscores"):
             OURS()
 
 

@@ -956,6 +956,24 @@ async def test_handler_body_of_another_length_than_declared_is_400(
 
 
 @pytest.mark.parametrize("mode", ["spool", "stream"])
+async def test_handler_that_does_not_check_the_length_takes_the_body_that_comes(mode: Any) -> None:
+    """Behind middleware that changes bodies; what is declared too large is refused all the same, and a cut body cut."""
+
+    class Unpacked(Handler):
+        checks_content_length = False
+
+    handler = Unpacked(echo, body=mode, limits=Limits(max_body_bytes=100))
+    for declared in (1, 3, 50):
+        headers = [(b"content-length", b"%d" % declared)]
+        channel = await call(handler, body_messages(b"ab", b"c"), headers=headers)
+        assert (channel.status, channel.body) == (200, b"abc")
+        cut = await call(handler, [*body_messages(b"ab", b"c")[:1], DISCONNECT], headers=headers)
+        assert cut.sent == []
+    channel = await call(handler, body_messages(b"abc"), headers=[(b"content-length", b"101")])
+    assert (channel.status, channel.received) == (413, 0)
+
+
+@pytest.mark.parametrize("mode", ["spool", "stream"])
 async def test_handler_body_stops_coming_is_408(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A body whose next part does not come in time is answered 408, and the connection closed."""
     handler = Handler(echo, body=mode, limits=Limits(body_timeout_seconds=0.02))

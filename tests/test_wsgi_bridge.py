@@ -648,6 +648,25 @@ async def test_environ_has_no_field_of_a_name_that_passes_for_another() -> None:
     assert await ask("HTTP_PROXY", headers=headers) == "None"
 
 
+async def test_request_with_a_name_that_passes_for_another_is_refused_where_that_is_asked_for() -> None:
+    """By 400, before the application is called; the name is told so that no log is fooled."""
+    called: list[str] = []
+    handler = checked(asking(lambda environ: called.append("called")), underscores="refuse")
+    channel = await call(handler, headers=[(b"x-fine", b"1"), (b"x_forwarded\n_for", b"spoofed")])
+    assert channel.status == 400
+    assert b"headers: b'x_forwarded\\n_for' has an underscore" in channel.body
+    assert called == []
+    assert (await call(handler, headers=[(b"host", b"a"), (b"host", b"b")])).status == 400
+    assert (await call(handler, headers=[(b"x-fine", b"1")])).status == 200
+    assert (await call(handler, headers=None)).status == 200
+
+
+def test_underscores_takes_one_of_two_words() -> None:
+    """Anything else is an error when the bridge is made."""
+    with pytest.raises(ValueError, match="underscores is 'drop' or 'refuse', not 'keep'"):
+        WSGIHandler(answering(b"x"), underscores="keep")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("path", "path_info"), [("/apple/x", "/apple/x"), ("/app/x", "/x"), ("/app", "")])
 async def test_environ_splits_the_prefix_on_whole_segments(path: str, path_info: str) -> None:
     """``/apple`` does not begin with ``/app``."""

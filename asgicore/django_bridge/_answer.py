@@ -32,7 +32,7 @@ from ..types import RawHeaders
 from ._call import Call
 from ._hop import Hop
 
-__all__ = ["Answer", "StreamAnswer", "answer"]
+__all__ = ["Answer", "StreamAnswer", "answer", "answer_in_lower_case"]
 
 
 @lru_cache(maxsize=512)
@@ -136,17 +136,42 @@ class StreamAnswer(_Fields, StreamingResponse):
         await super().aclose()
 
 
-def answer(response: Any) -> Answer | StreamAnswer:
+class _InLowerCase(_Fields):
+    """Names as ASGI wants them."""
+
+    __slots__ = ()
+
+    def raw_headers(self) -> RawHeaders:
+        """As ``asgicore.Response.raw_headers()``."""
+        return [(name.lower(), value) for name, value in super().raw_headers()]
+
+
+class _LowerAnswer(_InLowerCase, Answer):
+    __slots__ = ()
+
+
+class _LowerStreamAnswer(_InLowerCase, StreamAnswer):
+    __slots__ = ()
+
+
+def answer(
+    response: Any, whole: type[Answer] = Answer, streamed: type[StreamAnswer] = StreamAnswer
+) -> Answer | StreamAnswer:
     """What the engine sends for a Django response."""
     made: Answer | StreamAnswer
     if response.streaming:
         content, path = _content(response)
-        made = StreamAnswer.prepared(content, response.status_code, [])
+        made = streamed.prepared(content, response.status_code, [])
         made.path = path
     else:
-        made = Answer.prepared(response.content, response.status_code, [])
+        made = whole.prepared(response.content, response.status_code, [])
     made.django = response
     return made
+
+
+def answer_in_lower_case(response: Any) -> Answer | StreamAnswer:
+    """The same, with the names of header fields in lower case."""
+    return answer(response, _LowerAnswer, _LowerStreamAnswer)
 
 
 def _content(response: Any) -> tuple[AsyncIterable[Any] | Iterable[Any], str | None]:

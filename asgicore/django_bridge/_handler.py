@@ -46,7 +46,7 @@ from django.urls import get_resolver, get_urlconf
 from .._body import Body
 from .._exchange import Closer, Exchange, is_head
 from .._handler import Handler
-from .._headers import check_request_headers, list_headers
+from .._headers import check_request_headers, list_headers, refuse_underscores
 from .._lifespan import Lifespan, run_lifespan
 from .._observe import note_error
 from .._observer import Observe
@@ -65,7 +65,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..types import Receive, Scope, Send
-from ._answer import Answer, StreamAnswer, answer
+from ._answer import Answer, StreamAnswer, answer, answer_in_lower_case
 from ._call import Call
 from ._cancel import CancelOnce, no_scope
 from ._chain import join_hops, join_view_hooks
@@ -113,6 +113,9 @@ class ASGIHandler(Handler, DjangoHandler):
         max_workers: How many requests run synchronous code at once.
         max_body_bytes: Requests that declare or send more are refused with 413 before Django sees them. ``None``:
             Django's own limits alone apply, once everything is here.
+        underscores: ``"drop"``: header fields with an underscore in their name are left out, as under Django.
+            ``"refuse"``: the request is answered with 400.
+        preserve_header_case: Whether response header names keep the case that Django gives them; ASGI wants lower case.
         observe: As for ``asgicore.Handler``; request and response are Django's.
 
     Raises:
@@ -142,6 +145,8 @@ class ASGIHandler(Handler, DjangoHandler):
         routes: Mapping[str, Any] | None = None,
         max_workers: int | None = None,
         max_body_bytes: int | None = None,
+        underscores: Literal["drop", "refuse"] | None = None,
+        preserve_header_case: bool | None = None,
         observe: Observe | None = None,
     ) -> None:
         given: dict[str, Any] = {
@@ -151,6 +156,8 @@ class ASGIHandler(Handler, DjangoHandler):
             "routes": routes,
             "max_workers": max_workers,
             "max_body_bytes": max_body_bytes,
+            "underscores": underscores,
+            "preserve_header_case": preserve_header_case,
             "observe": observe,
         }
         given = {name: value for name, value in given.items() if value is not None}
@@ -175,6 +182,10 @@ class ASGIHandler(Handler, DjangoHandler):
         )
         if "handle" in vars(self):
             got_request_exception.connect(_note_exception)
+        if options["underscores"] not in ("drop", "refuse"):
+            raise ValueError(f"underscores is 'drop' or 'refuse', not {options['underscores']!r}")
+        self._refuses_underscores = options["underscores"] == "refuse"
+        self._answer_of = answer if options["preserve_header_case"] else answer_in_lower_case
         self._strict = bool(options["strict"])
         self._routes: Mapping[str, Any] = options["routes"] or {}
         self._max_workers: int = options["max_workers"]
@@ -259,6 +270,8 @@ class ASGIHandler(Handler, DjangoHandler):
             if isinstance(path, str) and not path.isascii():
                 check_encodable(path)  # Django quotes it again, in many a place
             declared = check_request_headers(headers, limits)
+            if self._refuses_underscores:
+                refuse_underscores(headers)
             # What was declared and what comes are the server's to compare, as under Django.
             if declared is not None and limits.max_body_bytes is not None and declared > limits.max_body_bytes:
                 raise BodyTooLargeError(limits.max_body_bytes)
@@ -294,7 +307,7 @@ class ASGIHandler(Handler, DjangoHandler):
             self._give_back(lease)
         if self._tells_of_responses:
             await self.response_ready(request, answered)
-        return answer(response)
+        return self._answer_of(response)
 
     async def _tell_of_start(self, visit: Visit) -> None:
         """Send ``request_started``: to all receivers, or to none if the request is cancelled already."""
@@ -340,7 +353,7 @@ class ASGIHandler(Handler, DjangoHandler):
     def _add(self, visit: Visit | None, response: Any) -> Response:
         if visit is not None:
             visit.responses += (response,)
-        return answer(response)
+        return self._answer_of(response)
 
     def _as_told(self, exchange: Exchange) -> tuple[Any, Any]:
         visit = exchange.request
@@ -503,7 +516,7 @@ class ASGIHandler(Handler, DjangoHandler):
             response: Django's response.
             send: Takes the messages of the response and checks them.
         """
-        made = answer(response)
+        made = self._answer_of(response)
         if isinstance(send, Exchange):
             send.take(made)
             await self._sending(made, send)

@@ -18,6 +18,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     "routes": None,
     "max_workers": 40,
     "max_body_bytes": None,
+    "underscores": "drop",
+    "preserve_header_case": True,
     "observe": (),
 }
 

@@ -23,11 +23,14 @@ from functools import partial
 from io import BytesIO
 from typing import IO, Any, Final, Literal, Self, TypeAlias, cast
 
+from .._body import Body
 from .._callables import is_async_callable
 from .._compression import Compression
 from .._files import FileParts, path_of, regular_file_status
 from .._handler import Handler
+from .._headers import refuse_underscores
 from .._lifespan import Lifespan
+from .._observe import note_error
 from .._observer import Observe
 from .._pump import Put
 from .._request import Request
@@ -110,6 +113,8 @@ class WSGIHandler(Handler):
             ``"stream"``: it is called at once, and ``wsgi.input`` waits for the client.
         limits: As for ``asgicore.Handler``.
         environ: Further keys of the environ: a mapping, or a function that makes one from the scope.
+        underscores: What becomes of a header field with an underscore in its name, which would pass for another one in
+            the environ: ``"drop"`` leaves it out, ``"refuse"`` answers 400.
         threads: As for ``asgicore.Handler``; with one thread ``wsgi.multithread`` is false.
         lifespan: As for ``asgicore.Handler``.
         compression: As for ``asgicore.Handler``.
@@ -118,6 +123,7 @@ class WSGIHandler(Handler):
 
     Raises:
         TypeError: ``app`` cannot be called, or is asynchronous.
+        ValueError: ``body`` or ``underscores`` is none of the words above.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class WSGIHandler(Handler):
         body: Literal["spool", "stream"] = "spool",
         limits: Limits = DEFAULT_LIMITS,
         environ: Extra | None = None,
+        underscores: Literal["drop", "refuse"] = "drop",
         threads: Threads | None = None,
         lifespan: Lifespan | None = None,
         compression: Compression | None = None,
@@ -146,8 +153,22 @@ class WSGIHandler(Handler):
             observe=observe,
             debug=debug,
         )
+        if underscores not in ("drop", "refuse"):
+            raise ValueError(f"underscores is 'drop' or 'refuse', not {underscores!r}")
         self.app = app
         self._extra = environ
+        self._refuses_underscores = underscores == "refuse"
+
+    def create_request(self, scope: Scope, body: Body) -> tuple[Any, Response | None]:
+        """As of ``asgicore.Handler``; with ``underscores="refuse"`` no name of a field has one."""
+        request, response = super().create_request(scope, body)
+        if self._refuses_underscores and response is None:
+            try:
+                refuse_underscores(request.scope["headers"] or ())
+            except RequestError as exc:
+                note_error(exc, body)
+                return None, self.handle_http_error(None, exc)
+        return request, response
 
     async def run_get_response(self, request: Request) -> Response:
         """Call the application in a worker thread; returns when it is complete or has given its first part.
