@@ -707,7 +707,8 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any, mon
     # What is found when time is over need not wait long; what has to end within it may take long on a busy machine.
     waits_for_nothing = rule in WAITING or app in (waits_without_server, never_answers_post)
     deadline = 0.06 if waits_for_nothing else 0.6 if app is blocks else 1.0
-    session = Session(app, deadline=deadline, grace=0.03 if waits_for_nothing else 0.05, glance=0.01)
+    grace, glance = (0.03, 0.01) if waits_for_nothing else (0.05, 0.1)
+    session = Session(app, deadline=deadline, grace=grace, glance=glance)
     with anyio.fail_after(30):
         p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]
