@@ -139,7 +139,7 @@ class Pump(Generic[T]):
         if waiter is not None:
             waiter.notify()
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float = -1) -> None:
         """Wait for the consumer, with the lock held before and after. A ``Condition`` is twenty times as dear."""
         gate = self._gate
         if gate is None:
@@ -147,8 +147,8 @@ class Pump(Generic[T]):
             gate.acquire()
         self._lock.release()
         try:
-            with gate:
-                pass  # whoever else waits comes through as well
+            if gate.acquire(timeout=seconds):
+                gate.release()  # whoever else waits comes through as well
         finally:
             self._lock.acquire()
 

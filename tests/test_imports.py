@@ -46,7 +46,7 @@ LAYERS: list[set[str]] = [
     {"__init__"},
     # What stands on the core, and nothing of it imports.
     {"wsgi_bridge._environ", "wsgi_bridge._start_response", "wsgi_bridge._input", "wsgi_bridge._loop"},
-    {"wsgi_bridge._scope"},
+    {"wsgi_bridge._scope", "wsgi_bridge._overflow"},
     {"wsgi_bridge._handler", "wsgi_bridge._as_wsgi"},
     {"wsgi_bridge.__init__"},
     {f"django_bridge.{name}" for name in ("_options", "_quiet", "_cancel", "_job", "_stock", "_variables")},

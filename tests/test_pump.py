@@ -230,9 +230,9 @@ async def test_pump_that_several_threads_put_into_keeps_its_bound() -> None:
     waiting: list[int] = []
 
     class Counting(Pump[None]):
-        def _wait(self) -> None:
+        def _wait(self, seconds: float = -1) -> None:
             waiting.append(1)
-            super()._wait()
+            super()._wait(seconds)
 
     def produce(put: Put) -> None:
         threads = [threading.Thread(target=put, args=(bytes([number]) * MAX_BYTES,)) for number in range(4)]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -43,6 +43,7 @@ from ..limits import DEFAULT_LIMITS, Limits
 from ..types import RawHeaders, Scope
 from ._environ import Extra, build_environ
 from ._input import Conversation, open_input
+from ._overflow import Overflowing
 from ._start_response import StartResponse
 
 __all__ = ["FileWrapper", "WSGIHandler"]
@@ -50,6 +51,8 @@ __all__ = ["FileWrapper", "WSGIHandler"]
 logger = logging.getLogger("asgicore")
 
 WSGIApp: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+_Converse: TypeAlias = Callable[[Threads, Callable[[Put], None], Callable[[], AsyncIterator[bytes]]], Conversation]
 
 # A list of parts up to this size goes out in one message.
 _JOIN_BYTES: Final = 65536
@@ -112,6 +115,9 @@ class WSGIHandler(Handler):
         body: ``"spool"``: it is called when the whole request body is here, so that a slow upload costs no thread.
             ``"stream"``: it is called at once, and ``wsgi.input`` waits for the client.
         limits: As for ``asgicore.Handler``.
+        response_spool_bytes: How much of one response may wait in a temporary file for a slow client, so that the
+            thread is free when the application is done. 0: nothing; beyond 768 KiB the application waits for the
+            client. ``None``: any amount.
         environ: Further keys of the environ: a mapping, or a function that makes one from the scope.
         underscores: What becomes of a header field with an underscore in its name, which would pass for another one in
             the environ: ``"drop"`` leaves it out, ``"refuse"`` answers 400.
@@ -123,7 +129,8 @@ class WSGIHandler(Handler):
 
     Raises:
         TypeError: ``app`` cannot be called, or is asynchronous.
-        ValueError: ``body`` or ``underscores`` is none of the words above.
+        ValueError: ``body`` or ``underscores`` is none of the words above; ``response_spool_bytes`` is negative, or no
+            integer.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class WSGIHandler(Handler):
         *,
         body: Literal["spool", "stream"] = "spool",
         limits: Limits = DEFAULT_LIMITS,
+        response_spool_bytes: int | None = 0,
         environ: Extra | None = None,
         underscores: Literal["drop", "refuse"] = "drop",
         threads: Threads | None = None,
@@ -144,6 +152,15 @@ class WSGIHandler(Handler):
             raise TypeError(f"WSGIHandler takes a WSGI application, not {app!r}")
         if is_async_callable(app):
             raise TypeError(f"{app!r} is asynchronous, so no WSGI application; an ASGI application needs no bridge")
+        if response_spool_bytes is not None and (
+            isinstance(cast("object", response_spool_bytes), bool)
+            or not isinstance(cast("object", response_spool_bytes), int)
+            or response_spool_bytes < 0
+        ):
+            raise ValueError(
+                "WSGIHandler takes response_spool_bytes as an integer of at least 0, or None for no limit; "
+                f"not {response_spool_bytes!r}"
+            )
         super().__init__(
             body=body,
             limits=limits,
@@ -158,6 +175,9 @@ class WSGIHandler(Handler):
         self.app = app
         self._extra = environ
         self._refuses_underscores = underscores == "refuse"
+        self._converse: _Converse = (
+            Conversation if response_spool_bytes == 0 else partial(Overflowing, max_disk_bytes=response_spool_bytes)
+        )
 
     def create_request(self, scope: Scope, body: Body) -> tuple[Any, Response | None]:
         """As of ``asgicore.Handler``; with ``underscores="refuse"`` no name of a field has one."""
@@ -178,7 +198,7 @@ class WSGIHandler(Handler):
             RequestError: The application read a body that is too large, too slow or malformed.
         """
         answer = _Answer()
-        pump = Conversation(self.threads, partial(self._produce, request, answer), request.stream)
+        pump = self._converse(self.threads, partial(self._produce, request, answer), request.stream)
         pump.start_thread()
         try:
             first = await pump.first()
