@@ -714,7 +714,10 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any, mon
     assert rule in [finding.rule for finding in p.findings]
 
 
-async def test_thread_that_has_only_just_begun_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("leaves", ["thread", "task-and-thread"])
+async def test_thread_that_has_only_just_begun_is_not_taken_for_idle(
+    leaves: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has called nothing yet when the response is complete, as on a machine that is busy."""
     monkeypatch.setattr(worker, "_BEGINNING_SECONDS", 0.5)
     begins, seen = threading.Event(), threading.Event()
@@ -728,7 +731,7 @@ async def test_thread_that_has_only_just_begun_is_not_taken_for_idle(monkeypatch
             inner()
 
         threading.Thread(target=work, daemon=True).start()
-        await answer(scope, send)
+        await (leaves_task(scope, receive, send) if leaves == "task-and-thread" else answer(scope, send))
 
     def busy() -> dict[int, str]:
         found = busy_threads()
@@ -741,11 +744,31 @@ async def test_thread_that_has_only_just_begun_is_not_taken_for_idle(monkeypatch
     monkeypatch.setattr(worker, "busy_threads", busy)
     try:
         with anyio.fail_after(30):
-            p, _ = await run_probe(Session(app, deadline=1.0, grace=0.5, glance=0.01), "get", "/")
-        assert [finding.rule for finding in p.findings] == ["thread-left"]
+            p, _ = await run_probe(Session(app, deadline=1.0, grace=0.0, glance=0.01), "get", "/")
+        assert [finding.rule for finding in p.findings] == [f"{what}-left" for what in leaves.split("-and-")]
     finally:
         begins.set()
         seen.set()
+
+
+async def test_thread_with_the_number_of_one_that_has_ended_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are given again: one that was busy before the probe may have ended in it."""
+
+    class Everyone(dict[int, str]):
+        def __contains__(self, number: object) -> bool:
+            return True
+
+    seen: list[dict[int, str]] = []
+
+    def busy() -> dict[int, str]:
+        seen.append(busy_threads() if seen else Everyone())
+        return seen[-1]
+
+    monkeypatch.setattr(worker, "busy_threads", busy)
+    monkeypatch.setattr(worker, "_BEGINNING_SECONDS", 10)
+    with anyio.fail_after(30):
+        p, _ = await run_probe(Session(leaves_thread, deadline=1.0, grace=0.0, glance=0.01), "get", "/")
+    assert [finding.rule for finding in p.findings] == ["thread-left"]
 
 
 async def test_work_after_the_response_and_the_disconnect_is_no_wait_for_that() -> None:

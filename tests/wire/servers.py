@@ -68,6 +68,9 @@ class Kind:
     tells_of_cuts: bool = False
     """Whether it logs as errors what it cancels itself then."""
 
+    hands_signals_on: bool = True
+    """Whether the process of the application gets the signal that the server gets."""
+
 
 _BUSY = (
     r"[^\n]* Error in ASGI Framework\nTraceback [^\n]*\n"
@@ -97,6 +100,7 @@ def _hypercorn(worker: str, http2: bool) -> Kind:
         # its answer, and takes what the last, empty write raises for an error of the application.
         excused=_BUSY if worker == "trio" and not http2 else _NOTHING,
         tells_of_cuts=worker == "asyncio",
+        hands_signals_on=False,
     )
 
 

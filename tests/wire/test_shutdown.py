@@ -50,8 +50,7 @@ def test_sigterm_with_streams_that_the_application_ends_cuts_nothing_off(kind: K
         ]
         for number in range(STREAMS):
             server.await_event(f"stream{number}", "dripping")
-        # Hypercorn does not hand the signal on to the process of the application.
-        server.terminate(whole_group=True)
+        server.terminate(whole_group=not kind.hands_signals_on)
         for stream in streams:
             output, _ = stream.communicate(timeout=20)
             assert set(output.splitlines()) == {b"drip"}, server.log

@@ -143,12 +143,13 @@ async def run_probe(session: Session, name: str, path: str) -> tuple[Probing, bo
     ended_at = perf_counter()
     while True:
         left = tasks() - before
-        busy = {number: text for number, text in busy_threads().items() if number not in threads}
+        begun = {thread.ident for thread in threading.enumerate() if thread not in known}
+        # A new thread may have the number of one that has ended.
+        busy = {number: text for number, text in busy_threads().items() if number in begun or number not in threads}
         passed = perf_counter() - ended_at
         # A thread that has only just begun has called nothing yet, which is not to be idle.
-        has_begun = passed < _BEGINNING_SECONDS and set(threading.enumerate()) - known
-        is_over = passed > p.grace if left or busy else not has_begun
-        if is_over:
+        is_beginning = begun and not busy and passed < _BEGINNING_SECONDS
+        if not is_beginning and (passed > p.grace or not (left or busy)):
             break
         await anyio.sleep(0.005)
     if not p.is_spoilt:
