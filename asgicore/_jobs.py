@@ -16,7 +16,7 @@ from ._from_thread import Origin, current_loop
 from ._watch import is_trio, run_shielded
 from .errors import UsageError
 
-__all__ = ["Job", "Notified", "Queue", "Waited", "Waiter", "forget_context", "new_waiter"]
+__all__ = ["Job", "Notified", "Queue", "Waited", "Waiter", "forget_context", "hide_async_library", "new_waiter"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -286,7 +286,7 @@ class Job(Origin, Generic[T]):
         noted = self.note()
         try:
             # What of the caller's must not be seen here is no change either.
-            _hide_async_library(before)
+            hide_async_library(before)
             if context is None:
                 self._shared = context = before.copy()
             else:
@@ -352,8 +352,9 @@ def bring(before: Context) -> None:
             variable.set(value)
 
 
-def _hide_async_library(context: Context) -> None:
-    # anyio.run() lets the context say what runs, and would not start a loop in a thread that inherits it.
+def hide_async_library(context: Context) -> None:
+    """Have a context that goes to another thread not say what runs in this one."""
+    # anyio.run() lets it say so, and anyio believes that: there it would start no loop, or take asyncio for trio.
     sniffio: Any = sys.modules.get("sniffio")
     if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
         context.run(sniffio.current_async_library_cvar.set, None)

@@ -18,6 +18,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
+import anyio
 import pytest
 
 from asgicore import (
@@ -1108,6 +1109,19 @@ def test_context_of_the_server_thread_is_the_application_s(serve: Serve) -> None
     assert context.run(variable.get) == "set"
     Answer(wsgi)
     assert app.told == ["set", "nothing"]
+
+
+def test_context_of_a_server_on_trio_is_not_taken_for_that_of_the_application(serve: Serve) -> None:
+    """anyio asks the context what runs; the loop is asyncio's."""
+    sniffio = pytest.importorskip("sniffio")
+
+    async def endpoint(request: Request) -> Response:
+        await anyio.sleep(0.001)
+        return Response(sniffio.current_async_library())
+
+    context = contextvars.copy_context()
+    context.run(sniffio.current_async_library_cvar.set, "trio")
+    assert context.run(Answer, serve(Handler(endpoint))).body == b"asyncio"
 
 
 def test_requests_of_many_threads_run_side_by_side(serve: Serve) -> None:

@@ -31,6 +31,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from .. import _headers
+from .._jobs import hide_async_library
 from .._writer import Writer
 from ..errors import ClientDisconnectedError, ResponseStateError
 from ..types import Message, Receive, Scope, Send
@@ -106,7 +107,9 @@ class _Exchange:
         Raises:
             BaseException: What the application raised before that.
         """
-        self._loop.call(self._on_loop_begin, contextvars.copy_context())
+        context = contextvars.copy_context()
+        hide_async_library(context)
+        self._loop.call(self._on_loop_begin, context)
         try:
             status, headers = self._next_event()
             start_response(
