@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextvars import ContextVar
+from threading import local
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 from urllib.parse import quote
 from weakref import WeakMethod
 
-from anyio import get_cancelled_exc_class
+from anyio import Event, get_cancelled_exc_class
 
 from ._body import Body
 from ._chunks import Chunks
@@ -72,6 +73,8 @@ class Exchange(Writer):
     """Sends something while the stream waits for its next part, from when the request first waits."""
     cancel_scope: Cancellation | None = None
     """Around endpoint and response while they wait and may be cancelled."""
+    waiting: Waiting
+    """Where it is listed, from when it first waits."""
     is_begun: bool = False
     """Whether the body was read, as far as it is, and the endpoint called."""
     is_ending: bool = False
@@ -226,3 +229,22 @@ class Exchange(Writer):
         """Method and path for a log, so escaped that neither can forge a line."""
         method, path = self.scope.get("method"), self.scope.get("path")
         return f"{quote(str(method), errors='replace')} {quote(str(path), safe='/', errors='replace')}"
+
+
+class Waiting(set[Exchange]):
+    """The requests of one event loop that wait for something."""
+
+    __slots__ = ("drained",)
+
+    drained: Event | None
+    """Set, once, when there are none any more."""
+
+    def __init__(self) -> None:
+        self.drained = None
+
+
+class OfThread(local):
+    """What a handler keeps for each event loop that it serves; a thread runs one."""
+
+    def __init__(self) -> None:
+        self.waiting = Waiting()

@@ -29,7 +29,7 @@ from ._body import Body
 from ._callables import is_async_callable
 from ._channel import NOTED, is_read
 from ._compression import Compression
-from ._exchange import Cancellation, Closer, Exchange, is_head
+from ._exchange import Cancellation, Closer, Exchange, OfThread, is_head
 from ._extensions import TRAILERS
 from ._grace import GraceScope
 from ._hooks import Hooks
@@ -170,8 +170,9 @@ class Handler(Hooks):
         self._lifespan = None if lifespan is None else bind_lifespan(lifespan, self)
         # For servers that keep no state between lifespan and requests.
         self._state: dict[str, Any] = {}
-        self._waiting: set[Exchange] = set()
-        self._drained: Event | None = None
+        self._here = OfThread()
+        # One for each event loop that serves this.
+        self._lifespans: set[object] = set()
         # Hooks that do nothing are not called: a call of an empty async function is 0.1 us.
         self._reads_itself = self._overrides("read_body")
         self._listens_itself = self._overrides("listen_for_disconnect")
@@ -213,11 +214,26 @@ class Handler(Hooks):
             if scope.get("state") is None:
                 self._state = {}
                 scope = {**scope, "state": self._state}
-            await run_lifespan(self._lifespan, scope, receive, send, self._end_threads)
+            await self._live(scope, receive, send)
         elif kind == "websocket":
             await refuse_websocket(scope, receive, send)
         else:
             raise ServerProtocolError(f"asgicore serves http, lifespan and websocket scopes, not {kind!r}")
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a lifespan. Where several loops have one each, the threads end with the last one."""
+        mark = object()
+
+        async def end() -> None:
+            self._lifespans.discard(mark)
+            if not self._lifespans:
+                await self._end_threads()
+
+        self._lifespans.add(mark)
+        try:
+            await run_lifespan(self._lifespan, scope, receive, send, end)
+        finally:
+            self._lifespans.discard(mark)
 
     async def _end_threads(self) -> None:
         """The lifespan is over. Should another one begin, in tests, it gets new threads."""
@@ -318,7 +334,8 @@ class Handler(Hooks):
 
     async def _load(self, exchange: Exchange, rest: Coroutine[Any, Any, None], outer: Outer) -> None:
         """Wait for the rest of the body."""
-        self._waiting.add(exchange)
+        exchange.waiting = waiting = self._here.waiting
+        waiting.add(exchange)
         try:
             if self._cancels:
                 with CancelScope() if outer is EARLY else self._scope_around(outer) as exchange.cancel_scope:
@@ -338,14 +355,16 @@ class Handler(Hooks):
             raise _closing()
 
     def _forget(self, exchange: Exchange) -> None:
-        self._waiting.discard(exchange)
-        if self._drained is not None and not self._waiting:
-            self._drained.set()
-            self._drained = None
+        waiting = exchange.waiting
+        waiting.discard(exchange)
+        if waiting.drained is not None and not waiting:
+            waiting.drained.set()
+            waiting.drained = None
 
     def _attend(self, exchange: Exchange) -> None:
         """The endpoint waits: have somebody listen for the disconnect meanwhile."""
-        self._waiting.add(exchange)
+        exchange.waiting = waiting = self._here.waiting
+        waiting.add(exchange)
         body = exchange.body
         # Before the body is here, the listener waits for other things than receive().
         task = running_asyncio_task() if body.is_settled and not self._listens_itself else None
@@ -559,17 +578,19 @@ class Handler(Hooks):
     async def aclose(self, grace_seconds: float = 5.0) -> None:
         """End the requests that wait for something, for a shutdown that long streams would hold up.
 
+        Those of the event loop that this is called on; another one may be served by the same handler, and go on.
         Those that end by themselves within ``grace_seconds`` do. Of the others, a stream is cancelled and ended
         with a final message, an endpoint that has not answered is cancelled and answered with 503, and a
         response of declared length, compressed or not, is aborted. With ``on_disconnect="notify"`` nothing is
         cancelled.
         """
+        waiting = self._here.waiting
         with move_on_after(grace_seconds):
-            while self._waiting:
-                if self._drained is None:
-                    self._drained = Event()
-                await self._drained.wait()
-        for exchange in self._waiting:
+            while waiting:
+                if waiting.drained is None:
+                    waiting.drained = Event()
+                await waiting.drained.wait()
+        for exchange in waiting:
             if exchange.cancel_scope is not None and not exchange.is_done:
                 exchange.is_ending = True
                 exchange.cancel_scope.cancel()

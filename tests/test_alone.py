@@ -347,7 +347,7 @@ async def test_cancellation_from_outside_goes_through_and_closes() -> None:
             group.cancel_scope.cancel()
     assert returned == []
     assert parts.closed == 1
-    assert not _ALONE._waiting
+    assert not _ALONE._here.waiting
 
 
 # --- beside a Request on the same channel --------------------------------------------------------------------

@@ -707,5 +707,6 @@ async def test_request_leaves_no_cycle() -> None:
         await sleep(20)
         yield b"part"
 
+    handler = handler_of(parts)
     async with LeakGuard(cycles=["asgicore._keep_alive", "asgicore._exchange"]):
-        await serve(parts, Line())
+        await serve(parts, Line(), handler)

@@ -661,7 +661,7 @@ async def test_observer_handler_closed_is_told_closed(phase: str) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(serve)
             if phase == "body":
-                while not handler._waiting:
+                while not handler._here.waiting:
                     await checkpoint()
             else:
                 await waiting.wait()
