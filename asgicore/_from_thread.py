@@ -61,7 +61,8 @@ class Origin:
             cancel: Raises that; called in the thread.
             is_once: Whether that is over when the thread was ``told()``. Otherwise it holds, as in a cancelled scope.
         """
-        self._cancel, self._is_once = cancel, is_once
+        # In this order: the thread looks at the second one first.
+        self._is_once, self._cancel = is_once, cancel
         for scope in self._scopes:
             scope.cancel()
 

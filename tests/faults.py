@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
@@ -61,6 +62,37 @@ def dropped_at(coro: Any, number: int) -> Generator[Any, Any, bool]:
         return False
     coro.close()
     return True
+
+
+# --- threads that come in ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def interrupted(function: Any, number: int, act: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+    """Call ``act`` before the ``number``-th instruction of a function, where another thread may come in.
+
+    What is given tells whether it came so far.
+    """
+    left = number
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code is not function.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                act()
+        return trace
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks at this when tracing begins
+    sys.settrace(trace)
+    try:
+        yield lambda: left <= 0
+    finally:
+        sys.settrace(before)
 
 
 # --- time ------------------------------------------------------------------------------------------------

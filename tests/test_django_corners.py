@@ -7,8 +7,10 @@ import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 import anyio
@@ -19,6 +21,7 @@ from asgiref.sync import ThreadSensitiveContext, markcoroutinefunction, sync_to_
 from django.core.exceptions import BadRequest
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, connection, connections, reset_queries
+from django.dispatch import Signal
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django_site import (
     OURS,
@@ -35,7 +38,7 @@ from django_site import (
     site,
     start,
 )
-from faults import Steps, turn
+from faults import Steps, interrupted, turn
 
 from asgicore import _late_scope, django_bridge
 from asgicore.django_bridge import _handler, _quiet
@@ -293,6 +296,29 @@ async def test_signals_of_a_django_that_keeps_them_otherwise_are_sent_by_it(monk
     assert asked
     assert diary.entries == [("started", "thread 1"), ("finished", "thread 1")]
     assert _quiet.STARTED.signal is request_started
+
+
+def test_receivers_asked_for_at_any_moment_are_those_that_are_connected(anyio_backend: Any) -> None:
+    """Another loop may ask while this one finds out what has changed."""
+
+    def known(**_: Any) -> None: ...
+    def other(**_: Any) -> None: ...
+
+    for number in count(1):
+        signal = Signal()
+        own = _quiet.OwnReceivers(signal, known)
+        signal.connect(known)
+        assert own.only(None) == [known]
+        signal.connect(other)
+        with interrupted(_quiet.OwnReceivers.only, number, partial(is_none, own.only)) as came_in:
+            is_none(own.only)
+        if not came_in():
+            break
+    assert number > 20
+
+
+def is_none(only: Callable[[object], Any]) -> None:
+    assert only(None) is None
 
 
 async def test_cancel_where_the_books_of_anyio_cannot_be_read_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
+from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
+from faults import interrupted
 
 from asgicore import ContentLengthError, Handler, Request, Response, StreamingResponse, Threads, _from_thread
 from asgicore.testing import Client
@@ -334,3 +336,19 @@ async def test_anyio_that_looks_elsewhere_changes_nothing(monkeypatch: pytest.Mo
         return Response("still here")
 
     assert await answer(Handler(endpoint)) == "still here"
+
+
+def test_thread_that_asks_at_any_moment_is_told_once() -> None:
+    """What it awaits in its cleanup afterwards is not cancelled, too."""
+    for number in count(1):
+        origin = _from_thread.Origin()
+        origin._cancel, origin._is_once, origin._scopes = None, False, ()
+        told: list[bool] = []
+        with interrupted(_from_thread.Origin.cancelled, number, origin.check_cancelled) as came_in:
+            origin.cancelled(partial(told.append, True), is_once=True)
+        origin.check_cancelled()
+        origin.check_cancelled()
+        assert told == [True]
+        if not came_in():
+            break
+    assert number > 5

@@ -40,19 +40,20 @@ class OwnReceivers:
         known: Receivers that this module knows to have nothing to do at times.
     """
 
-    __slots__ = ("_connected", "_own", "known", "signal")
+    __slots__ = ("_last", "known", "signal")
 
     def __init__(self, signal: Any, *known: Receiver) -> None:
         self.signal = signal
         self.known = known
-        self._connected: list[Any] | None = None
-        self._own: list[Receiver] | None = None
+        # What is connected, and what of that is known. In one piece, for other threads.
+        self._last: tuple[list[Any] | None, list[Receiver] | None] = (None, None)
 
     def only(self, sender: object) -> list[Receiver] | None:
         """The known receivers that are connected, in order; ``None`` if there is any other one for this sender."""
         signal = self.signal
+        before, own = self._last
         # The same entries as last time, mostly; comparing them costs next to nothing.
-        if signal.receivers != self._connected or signal._dead_receivers:
+        if signal.receivers != before or signal._dead_receivers:
             connected = list(signal.receivers)
             try:
                 synchronous, asynchronous = signal._live_receivers(sender)
@@ -61,9 +62,8 @@ class OwnReceivers:
                 own = None
             # Another sender may have receivers of its own.
             if all(lookup_key[1] == _ANY_SENDER for lookup_key, *_ in connected):
-                self._connected, self._own = connected, own
-            return own
-        return self._own
+                self._last = connected, own
+        return own
 
 
 def _any_sender() -> int:
