@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
+import sysconfig
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,13 @@ if importlib.util.find_spec("uvloop"):
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", _ASYNCIO, indirect=True)
 """For tests of what only asyncio has, native cancellation above all."""
+
+
+frees_at_once = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="without the GIL, what one thread has made and another lets go of waits for the first, or the collector",
+)
+"""For tests of what is freed without the collector after it has been in a worker thread."""
 
 
 interim_passes = pytest.mark.filterwarnings("ignore:.*status-interim")

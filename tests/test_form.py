@@ -16,7 +16,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from clocks import Beats, Clock
-from faults import linear_time, on_trio, turn
+from faults import frees_at_once, linear_time, on_trio, turn
 from forms import BOUNDARY, URLENCODED, cut, cut_at, form_scope, multipart, needs_multipart, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -749,6 +749,7 @@ async def test_form_of_a_request_that_was_built_alone_is_closed_by_hand() -> Non
         await upload.read()
 
 
+@frees_at_once
 @needs_multipart
 @modes
 async def test_form_leaves_nothing_to_the_collector(mode: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
-from faults import interrupted
+from faults import frees_at_once, interrupted
 
 from asgicore import ContentLengthError, Handler, Request, Response, StreamingResponse, Threads, _from_thread
 from asgicore.testing import Client
@@ -208,6 +208,7 @@ async def test_cleanup_of_a_producer_may_await() -> None:
         assert parts.closed == [2]
 
 
+@frees_at_once
 async def test_errors_that_come_through_a_thread_leave_no_cycle(small_heap: None) -> None:
     """One that a job catches, and one of a call that was cancelled, know the frames that they came through."""
 

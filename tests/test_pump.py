@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from faults import on_asyncio, turn
+from faults import frees_at_once, on_asyncio, turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -750,6 +750,7 @@ async def test_pump_leaves_nothing_after_consumers_that_leave() -> None:
     await until(lambda: threads.alive == 0)
 
 
+@frees_at_once
 async def test_pump_leaves_no_cycle() -> None:
     """With the collector off, pumps that were used, left or never asked leave nothing to it."""
     threads = Threads()

@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from faults import on_asyncio, on_trio, turn
+from faults import frees_at_once, on_asyncio, on_trio, turn
 
 from asgicore import Handler, Request, Response, ThreadsBusyError, UsageError
 from asgicore._jobs import Job, new_waiter
@@ -360,6 +360,7 @@ async def test_idle_worker_that_is_given_a_job_as_it_ends_does_it() -> None:
     assert threads.alive == 1
 
 
+@frees_at_once
 async def test_threads_that_are_collected_leave_no_thread_behind() -> None:
     """Idle workers do not keep them, and end with them."""
     threads = Threads(idle_seconds=1000)
@@ -390,6 +391,7 @@ class Thing:
     """Something that can be seen to go."""
 
 
+@frees_at_once
 async def test_idle_worker_keeps_nothing_of_its_last_job() -> None:
     """Arguments, result, error and context are gone when the caller lets go of them, with the collector off."""
     threads = Threads(1)
@@ -430,6 +432,7 @@ async def test_idle_worker_keeps_nothing_of_its_last_job() -> None:
         gc.enable()
 
 
+@frees_at_once
 async def test_run_leaves_no_cycle() -> None:
     """A thousand jobs, half of them failing, leave nothing to the collector."""
     threads = Threads()
