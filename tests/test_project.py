@@ -31,6 +31,12 @@ def steps(workflow: Any) -> list[Any]:
     return [step for job in workflow["jobs"].values() for step in job["steps"]]
 
 
+def versions_of(step: Any) -> list[str]:
+    """The Pythons that a step of a workflow brings."""
+    versions: str = step.get("with", {}).get("python-version", "")
+    return versions.split()
+
+
 @pytest.fixture(scope="module")
 def package() -> ModuleType:
     """The script .ci/package, as a module."""
@@ -66,7 +72,7 @@ def test_workflow_has_every_python_of_the_classifiers(path: Path) -> None:
     found = [step for step in steps(load_workflow(path)) if step.get("uses", "").startswith("actions/setup-python@")]
     assert found
     for step in found:
-        versions = step["with"]["python-version"].split()
+        versions = [version for version in versions_of(step) if not version.endswith("t")]
         assert sorted(versions) == sorted(VERSIONS)
         assert f">={versions[-1]}" == PROJECT["requires-python"]
 
@@ -97,6 +103,14 @@ def test_checks_try_every_python_of_the_classifiers() -> None:
     """The versions that .ci/run looks for are those that the project claims; the lowest one is python3 there."""
     loops = re.findall(r"^for version in ([\d. ]+); do$", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
     assert [loop.split() for loop in loops] == [VERSIONS, VERSIONS[1:]]
+
+
+def test_checks_try_a_python_without_the_gil() -> None:
+    """The one that .ci/run looks for is there on every change."""
+    looked_for = re.findall(r"find_python (3\.\d+t)\b", (ROOT / ".ci" / "run").read_text("utf-8"))
+    workflow = load_workflow(ROOT / ".github" / "workflows" / "ci.yml")
+    brought = [version for step in steps(workflow) for version in versions_of(step) if version.endswith("t")]
+    assert looked_for == brought == ["3.14t"]
 
 
 # --- what .ci/package finds ---------------------------------------------------------------------------------
