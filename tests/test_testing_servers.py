@@ -13,6 +13,7 @@ from test_testing_client import Answers, body, hello, start
 
 from asgicore import Handler, Request, Response
 from asgicore.testing import (
+    ANYCORN,
     DAPHNE,
     GRANIAN,
     GUNICORN,
@@ -45,7 +46,8 @@ async def serve(app: App, server: Server, method: str = "GET", **options: Any) -
 
 def test_servers_have_names_of_their_own() -> None:
     """Tests are called by them."""
-    assert [str(server) for server in SERVERS] == ["strict", "uvicorn", "hypercorn", "granian", "daphne", "gunicorn"]
+    names = "strict uvicorn hypercorn hypercorn-trio anycorn granian daphne gunicorn"
+    assert " ".join(map(str, SERVERS)) == names
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,7 @@ def test_servers_have_names_of_their_own() -> None:
         (STRICT, "2.5", 5, True, ("127.0.0.1", 50000)),
         (UVICORN, "2.3", None, True, ("127.0.0.1", 50000)),
         (HYPERCORN, "2.1", 0, True, ("127.0.0.1", 50000)),
+        (ANYCORN, "2.1", 2, True, ("127.0.0.1", 50000)),
         (GRANIAN, "2.3", 2, True, ("127.0.0.1", "50000")),
         (DAPHNE, None, None, False, ["127.0.0.1", 50000]),
         (GUNICORN, "2.4", None, True, ("127.0.0.1", 50000)),
@@ -73,8 +76,8 @@ async def test_scope_of_server_is_its_own(
 
 
 async def test_scope_of_http2_offers_more() -> None:
-    """uvicorn and Hypercorn offer trailers and hints there alone."""
-    for server in (UVICORN, HYPERCORN):
+    """uvicorn, Hypercorn and anycorn offer trailers and hints there alone."""
+    for server in (UVICORN, HYPERCORN, ANYCORN):
         scope = await scope_of(server, http_version="2")
         assert {"http.response.trailers", "http.response.early_hint"} <= scope["extensions"].keys()
     assert "extensions" not in await scope_of(DAPHNE, http_version="2")

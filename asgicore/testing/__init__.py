@@ -36,16 +36,19 @@ from ._requests import ExchangeOptions as ExchangeOptions
 from ._requests import Message as Message
 from ._requests import RequestOptions as RequestOptions
 from ._requests import http_scope as http_scope
+from ._servers import ANYCORN as ANYCORN
 from ._servers import DAPHNE as DAPHNE
 from ._servers import GRANIAN as GRANIAN
 from ._servers import GUNICORN as GUNICORN
 from ._servers import HYPERCORN as HYPERCORN
+from ._servers import HYPERCORN_TRIO as HYPERCORN_TRIO
 from ._servers import SERVERS as SERVERS
 from ._servers import STRICT as STRICT
 from ._servers import UVICORN as UVICORN
 from ._servers import Server as Server
 
 __all__ = [
+    "ANYCORN",
     "Channel",
     "Client",
     "ClientResponse",
@@ -59,6 +62,7 @@ __all__ = [
     "GRANIAN",
     "GUNICORN",
     "HYPERCORN",
+    "HYPERCORN_TRIO",
     "IncompleteResponseError",
     "Leak",
     "LeakError",

@@ -1,14 +1,26 @@
 """What ASGI servers really do, as values: each was seen with sockets and a bare application, over HTTP/1.1.
 
-Versions: uvicorn 0.54, Hypercorn 0.18, Granian 2.8, Daphne 4.2, gunicorn 27 with its ASGI worker.
+Versions: uvicorn 0.54, Hypercorn 0.18, anycorn 0.20, Granian 2.8, Daphne 4.2, gunicorn 27 with its ASGI worker.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["DAPHNE", "GRANIAN", "GUNICORN", "HYPERCORN", "SERVERS", "STRICT", "UVICORN", "CancelledReceive", "Server"]
+__all__ = [
+    "ANYCORN",
+    "DAPHNE",
+    "GRANIAN",
+    "GUNICORN",
+    "HYPERCORN",
+    "HYPERCORN_TRIO",
+    "SERVERS",
+    "STRICT",
+    "UVICORN",
+    "CancelledReceive",
+    "Server",
+]
 
 CancelledReceive: TypeAlias = Literal["raise", "disconnect", "error", "wait"]
 
@@ -113,7 +125,18 @@ HYPERCORN: Final = Server(
     ends_body_apart=True,
     repeats_disconnect=False,
 )
-"""Hypercorn; with trio it takes less than a MiB ahead."""
+"""Hypercorn, with its workers on asyncio and uvloop."""
+
+HYPERCORN_TRIO: Final = replace(HYPERCORN, name="hypercorn-trio", window_bytes=_MIB // 8)
+"""Hypercorn, with its worker on trio: it takes little ahead."""
+
+ANYCORN: Final = replace(
+    HYPERCORN,
+    name="anycorn",
+    extensions=(_PATHSEND, _ZEROCOPY),
+    http2_extensions=(_TRAILERS, "http.response.push", _HINT, _PATHSEND),
+)
+"""anycorn, a Hypercorn on anyio: files are sent by their path, or by their descriptor."""
 
 GRANIAN: Final = Server(
     name="granian",
@@ -160,5 +183,5 @@ GUNICORN: Final = Server(
 )
 """gunicorn's ASGI worker: claims ASGI HTTP 2.4 and is silent all the same; takes any message."""
 
-SERVERS: Final = (STRICT, UVICORN, HYPERCORN, GRANIAN, DAPHNE, GUNICORN)
+SERVERS: Final = (STRICT, UVICORN, HYPERCORN, HYPERCORN_TRIO, ANYCORN, GRANIAN, DAPHNE, GUNICORN)
 """All of them, to parametrise tests with."""

@@ -85,6 +85,15 @@ _CLOSED = (
 )
 
 
+def _anycorn(http2: bool) -> Kind:
+    return Kind(
+        name=f"anycorn-h{2 if http2 else 1}",
+        modules=("anycorn", "h2"),
+        arguments=("--graceful-timeout", "1", "-b", "127.0.0.1:{port}", "{app}"),
+        http2=http2,
+    )
+
+
 def _hypercorn(worker: str, http2: bool) -> Kind:
     return Kind(
         name=f"hypercorn-{worker}-h{2 if http2 else 1}",
@@ -174,6 +183,9 @@ KINDS = (
     _gunicorn(False),
     _gunicorn(True),
 )
+
+# Whose personality is tried, and no more: it is a Hypercorn in nearly everything.
+ANYCORNS = (_anycorn(False), _anycorn(True))
 
 
 def eventually(check: Callable[[], bool], what: str, seconds: float = 20.0) -> None:

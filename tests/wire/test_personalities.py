@@ -10,20 +10,24 @@ import anyio
 import pytest
 
 import asgicore.testing
-from asgicore.testing import Client
+from asgicore.testing import SERVERS, Client
 
 from .probe import QUESTIONS, UPLOAD, Probe
-from .servers import KINDS, Kind, Server, eventually, running
+from .servers import ANYCORNS, KINDS, Kind, Server, eventually, running
 
 SECONDS = 10.0
 
 
+OVER_HTTP1 = [kind for kind in (*KINDS, *ANYCORNS) if not kind.http2]
+OVER_HTTP2 = [kind for kind in (*KINDS, *ANYCORNS) if kind.http2]
+
+
 def personality(kind: Kind) -> asgicore.testing.Server:
-    found: asgicore.testing.Server = getattr(asgicore.testing, kind.name.partition("-")[0].upper())
-    return found
+    """The one whose name the kind's begins with, the longest of them."""
+    return max((one for one in SERVERS if kind.name.startswith(one.name)), key=lambda one: len(one.name))
 
 
-@pytest.fixture(scope="module", params=[kind for kind in KINDS if not kind.http2], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=OVER_HTTP1, ids=lambda kind: kind.name)
 def probed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(request.param, tmp_path_factory.mktemp("probe"), app="wire.probe:app") as server:
         yield server
@@ -79,7 +83,7 @@ def test_personality_gives_messages_as_long_as_the_server(probed: Server) -> Non
     assert longest <= (personality(probed.kind).max_body_message_bytes or 0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http2], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", OVER_HTTP2, ids=lambda kind: kind.name)
 def test_personality_over_http2_offers_what_the_server_offers(kind: Kind, tmp_path: Path) -> None:
     """The extensions are others than over HTTP/1.1."""
     with running(kind, tmp_path, app="wire.probe:app") as server:
