@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -677,6 +679,37 @@ async def test_hook_of_the_engine_is_called_with_django_s_objects() -> None:
     assert calls == [("left", ASGIRequest, "handler"), ("finished", ASGIRequest, type(None))]
     assert diary.events == ["started", "finished"] * 2
     assert not issubclass(ASGIRequest, Request)
+
+
+async def test_handler_of_the_django_page_lets_go_of_a_stream_before_its_first_byte() -> None:
+    """``response_ready`` comes when the view is done, the signal ``request_finished`` when the stream is."""
+    page = (Path(__file__).parent.parent / "docs" / "django.md").read_text("utf-8")
+    code = re.search(r"^```python\n(import django\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert code
+    namespace: dict[str, Any] = {}
+    exec(code[1], namespace)
+    at_work: list[int] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        at_work.append(len(handler.at_work))
+        assert diary.events == ["started"]
+        yield b"a"
+
+    async def views(request: HttpRequest) -> Any:
+        at_work.append(len(handler.at_work))
+        if request.path == "/fails":
+            raise LookupError
+        return StreamingHttpResponse(parts())
+
+    diary = Diary()
+    with site(views), receivers(diary):
+        handler = namespace["get_application"]()
+        assert (await run(handler, Channel(), diary)).body == b"a"
+        assert at_work == [1, 0]
+        assert (await run(handler, Channel(), diary, path="/fails")).status == 500
+    assert at_work == [1, 0, 1]
+    assert diary.events == ["started", "finished"] * 2
+    assert not handler.at_work
 
 
 # --- static files ------------------------------------------------------------------------------------------
