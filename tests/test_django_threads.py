@@ -1349,6 +1349,8 @@ class Storm:
         self.dice = random.Random(seed)
         self.lock = threading.Lock()
         self.started = self.finished = self.begun = self.ended = 0
+        self.names: set[str] = set()
+        """Of the requests whose view, or whose stream, has begun."""
         self.made = Closed()
         self.left: dict[str, threading.Event] = {}
 
@@ -1362,9 +1364,10 @@ class Storm:
         with self.lock:
             self.finished += 1
 
-    def begin(self) -> None:
+    def begin(self, request: Any) -> None:
         with self.lock:
             self.begun += 1
+            self.names.add(request.GET["name"])
 
     def has_begun(self, before: int) -> bool:
         return self.begun > before
@@ -1376,7 +1379,7 @@ class Storm:
     # Views.
 
     def sync_view(self, request: Any) -> HttpResponse:
-        self.begin()
+        self.begin(request)
         try:
             if "waits" in request.GET:
                 wait_for(self.left[request.GET["name"]])
@@ -1386,7 +1389,7 @@ class Storm:
             self.end()
 
     async def async_view(self, request: Any) -> HttpResponse:
-        self.begin()
+        self.begin(request)
         try:
             await sync_to_async(query)()
             if "waits" in request.GET:
@@ -1398,7 +1401,7 @@ class Storm:
             self.end()
 
     def nested_view(self, request: Any) -> HttpResponse:
-        self.begin()
+        self.begin(request)
         try:
             return HttpResponse(b"%d" % async_to_sync(self.nested)("waits" in request.GET))
         finally:
@@ -1412,10 +1415,10 @@ class Storm:
 
     async def async_stream(self, request: Any) -> StreamingHttpResponse:
         await sync_to_async(query)()
-        return StreamingHttpResponse(self.parts())
+        return StreamingHttpResponse(self.parts(request))
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        self.begin()
+    async def parts(self, request: Any) -> AsyncIterator[bytes]:
+        self.begin(request)
         try:
             while True:
                 yield b"x"
@@ -1425,10 +1428,10 @@ class Storm:
 
     def sync_stream(self, request: Any) -> StreamingHttpResponse:
         query()
-        return StreamingHttpResponse(self.sync_parts())
+        return StreamingHttpResponse(self.sync_parts(request))
 
-    def sync_parts(self) -> Iterator[bytes]:
-        self.begin()
+    def sync_parts(self, request: Any) -> Iterator[bytes]:
+        self.begin(request)
         try:
             while True:
                 yield b"x" * 1000
@@ -1454,9 +1457,8 @@ class Storm:
         if how < 0.4:
             await turn(dice.randrange(30))
         elif how < 0.7:
-            begun = self.begun
             with anyio.move_on_after(SECONDS / 2):
-                while self.begun == begun and not task.done():
+                while name not in self.names and not task.done():
                     await checkpoint()
         else:
             with anyio.move_on_after(0.05):

@@ -41,6 +41,8 @@ from asgicore._hooks import Hooks
 from asgicore.testing import EMPTY, body_messages, call
 from asgicore.wsgi_bridge import WSGIHandler, as_wsgi
 
+pytestmark = pytest.mark.untraced
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]

@@ -166,7 +166,7 @@ def test_event_is_a_value() -> None:
     """It can be compared and not be changed, and takes its data alone by position."""
     event = ServerSentEvent("a", id="1")
     assert event == ServerSentEvent(data="a", id="1")
-    assert event != ServerSentEvent("a")
+    assert event not in (ServerSentEvent("a"), ServerSentEvent("a", event="x"), ServerSentEvent(comment="a"))
     assert repr(event) == "ServerSentEvent(data='a', event=None, id='1', retry=None, comment=None)"
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.data = "b"  # type: ignore[misc]

@@ -54,11 +54,16 @@ def _hands_out(session: pytest.Session) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs in other processes, and what asyncio has covered."""
+    """Mark what runs in other processes, what asyncio has covered, and what hypothesis does a hundred times."""
     for item in items:
         call = getattr(item, "callspec", None)
         ids = call.id.split("-") if call else []
-        if item.path.parent.name == "wire" or "uvloop" in ids or ("trio" in ids and item.path.name not in OF_TRIO):
+        if (
+            item.path.parent.name == "wire"
+            or "uvloop" in ids
+            or ("trio" in ids and item.path.name not in OF_TRIO)
+            or hasattr(getattr(item, "function", None), "hypothesis")
+        ):
             item.add_marker(pytest.mark.untraced)
 
 
