@@ -34,6 +34,14 @@ if importlib.util.find_spec("trio"):
     BACKENDS.append(pytest.param(("trio", {}), id="trio"))
 
 
+# What is collected stays: half a million objects, which the collector would look at again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     # What may be used for one run alone, as trio's clocks, is made here.

@@ -21,9 +21,16 @@ class Indexed(list[str]):
         return self._places[name]
 
 
+# They take more than twenty seconds each.
+LONG = (
+    *("test_check_probes.py", "test_django_threads.py", "test_leaks.py", "test_check_own.py", "test_file_response.py"),
+    *("test_messages.py", "test_form.py", "test_django_middleware.py", "test_django_suite.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those of the servers stand first: they wait now and then, and what takes long is not left for the end."""
-    items.sort(key=lambda item: item.path.parent.name != "wire")
+    items.sort(key=lambda item: (item.path.parent.name != "wire", item.path.name not in LONG))
 
 
 @pytest.hookimpl(optionalhook=True)

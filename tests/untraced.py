@@ -28,6 +28,8 @@ OF_TRIO = {
     *("test_from_thread.py", "test_idle.py", "test_keep_alive.py", "test_late_scope.py", "test_signals.py"),
     *("test_grace.py", "test_threads.py", "test_watch.py"),
 }
+# What takes long to import for our modules.
+OTHERS = ("django.core.handlers.asgi", "django.contrib.staticfiles.handlers", "django.core.management", "trio")
 _tracers = pytest.StashKey[Tracers]()
 
 
@@ -69,9 +71,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Modules of tests are no concern of coverage; those that they import are here before."""
+    """Modules of tests are no concern of coverage, nor are those of others; ours are here before the tests."""
     if _hands_out(session):
         return (yield)
+    with _traced_by(OFF):
+        for name in OTHERS:
+            with suppress(ImportError):
+                importlib.import_module(name)
     for module in pkgutil.walk_packages(asgicore.__path__, "asgicore.", onerror=lambda name: None):
         if not module.name.endswith(".__main__"):
             with suppress(ImportError):  # of an extra that is not installed
