@@ -155,6 +155,17 @@ async def test_innermost_scope_is_what_the_task_is_in() -> None:
     assert seen == [None]
 
 
+def test_innermost_scope_is_none_where_no_task_is_in_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is asked of the task."""
+    monkeypatch.setattr(_late_scope, "_states", {})
+    monkeypatch.setattr(_late_scope, "_state_of", None)
+
+    async def ask() -> object:
+        return innermost_scope()
+
+    assert asyncio.run(ask()) is None
+
+
 @pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "trio"])
 async def test_innermost_scope_on_trio_is_early() -> None:
     """Trio has no way to enter a scope around others."""

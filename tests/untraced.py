@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 import asgicore
+from asgicore._spool import _files
+from asgicore._threads import SHARED
 
 # In this thread, and in those that begin.
 Tracers = tuple[Any, Any]
@@ -30,7 +32,11 @@ OF_TRIO = {
 }
 # What takes long to import for our modules.
 OTHERS = ("django.core.handlers.asgi", "django.contrib.staticfiles.handlers", "django.core.management", "trio")
+# Threads that outlive the request that began them, and so the test.
+POOLS = (_files, SHARED)
+
 _tracers = pytest.StashKey[Tracers]()
+_has_untraced_threads = pytest.StashKey[bool]()
 
 
 @contextmanager
@@ -48,6 +54,16 @@ def _traced_by(tracers: Tracers) -> Iterator[Tracers]:
 
 def _tracers_of(item: pytest.Item) -> Tracers:
     return OFF if item.get_closest_marker("untraced") else item.config.stash[_tracers]
+
+
+def _end_untraced_threads(item: pytest.Item) -> None:
+    """A thread is traced, or not, for all its life: those of a test that is not traced are for no other one."""
+    if item.get_closest_marker("untraced"):
+        item.config.stash[_has_untraced_threads] = True
+    elif item.config.stash.get(_has_untraced_threads, False):
+        item.config.stash[_has_untraced_threads] = False
+        for pool in POOLS:
+            pool._retire()
 
 
 def _hands_out(session: pytest.Session) -> bool:
@@ -96,6 +112,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, bool | None, 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """What surrounds the tests and their fixtures is pytest's."""
+    _end_untraced_threads(item)
     with _traced_by(OFF) as tracers:
         item.config.stash[_tracers] = tracers
         return (yield)
