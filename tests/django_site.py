@@ -27,7 +27,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from django.conf import settings
 from django.core.handlers import asgi as stock
-from django.core.signals import request_finished, request_started
+from django.core.signals import request_finished, request_started, setting_changed
 from django.test import override_settings
 from django.urls import re_path
 
@@ -150,9 +150,12 @@ def site(
             setattr(module, f"number_{number}", each)
             each = f"{module.__name__}.number_{number}"
         paths.append(each)
+    receivers = setting_changed.receivers[:]
     try:
         with override_settings(ROOT_URLCONF=urlconf, MIDDLEWARE=paths, **changes):
             yield
+            # Those of handlers that are not collected yet would be asked about every setting of every site.
+            setting_changed.receivers = receivers
     finally:
         del sys.modules[module.__name__]
 
