@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import socket
 import sys
@@ -51,6 +52,7 @@ DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 BEFORE = b"Sun, 06 Nov 1994 08:49:36 GMT"
 AFTER = b"Sun, 06 Nov 1994 08:49:38 GMT"
 BIG = 3 * 2**20 + 12_345
+NOISE = random.Random(0).randbytes(BIG)
 
 needs_links = pytest.mark.skipif(not hasattr(os, "symlink") or sys.platform == "win32", reason="needs symbolic links")
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
@@ -69,7 +71,7 @@ def path(tmp_path: Path) -> Path:
 def big(tmp_path: Path) -> Path:
     """A file that takes four reads."""
     path = tmp_path / "big.bin"
-    path.write_bytes(os.urandom(BIG))
+    path.write_bytes(NOISE)
     os.utime(path, (THEN, THEN))
     return path
 
@@ -174,7 +176,7 @@ async def test_empty_file_has_an_empty_body(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [65535, 65536, 65537, 2**20 - 1, 2**20, 2**20 + 1])
 async def test_file_of_critical_size_arrives_whole(tmp_path: Path, size: int) -> None:
     """Around the sizes of messages and reads."""
-    (tmp_path / "file").write_bytes(os.urandom(size))
+    (tmp_path / "file").write_bytes(NOISE[:size])
     channel = await get(tmp_path / "file")
     assert channel.body == content_of(tmp_path / "file")
 
