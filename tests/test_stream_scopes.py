@@ -290,8 +290,8 @@ async def test_stream_whose_closing_ends_the_process_says_so() -> None:
 # --- scopes that are cancelled while a part is sent ------------------------------------------------------------
 
 
-async def expiring() -> AsyncIterator[bytes]:
-    with anyio.move_on_after(0.01):
+async def expiring(seconds: float = 0.01) -> AsyncIterator[bytes]:
+    with anyio.move_on_after(seconds):
         while True:
             yield b"abc"
 
@@ -354,7 +354,15 @@ async def test_stream_whose_own_scope_is_cancelled_while_a_send_fails_raises_tha
         await checkpoint()
 
 
-@pytest.mark.parametrize("parts", [expiring, breaking])
+def expiring_later() -> AsyncIterator[bytes]:
+    """Not in the very turn of the loop in which the request is cancelled, however busy the machine is.
+
+    anyio loses count of the cancellations of a scope that is left by the closing of a generator.
+    """
+    return expiring(1)
+
+
+@pytest.mark.parametrize("parts", [expiring_later, breaking])
 async def test_stream_whose_own_scope_is_cancelled_as_the_request_is_ends_with_that(
     parts: Callable[[], AsyncIterator[bytes]],
 ) -> None:
