@@ -41,7 +41,7 @@ class Kind:
     """What has to be installed; the first is what ``python -m`` runs."""
 
     arguments: tuple[str, ...]
-    """The command line; ``{port}`` and ``{app}`` are filled in."""
+    """The command line; ``{port}``, ``{app}`` and ``{grace}`` are filled in."""
 
     http2: bool = False
     """Whether clients speak HTTP/2 to it, by prior knowledge: no TLS."""
@@ -98,7 +98,7 @@ def _hypercorn(worker: str, http2: bool) -> Kind:
     return Kind(
         name=f"hypercorn-{worker}-h{2 if http2 else 1}",
         modules=("hypercorn", worker, "h2"),
-        arguments=("-k", worker, "--graceful-timeout", "1", "-b", "127.0.0.1:{port}", "{app}"),
+        arguments=("-k", worker, "--graceful-timeout", "{grace}", "-b", "127.0.0.1:{port}", "{app}"),
         http2=http2,
         continues_late=False,
         # Hypercorn 0.18 goes on as soon as the window of a stream is full, and buffers without end.
@@ -126,7 +126,7 @@ def _granian(http2: bool) -> Kind:
 
 def _uvicorn(*implementation: str) -> tuple[str, ...]:
     # By itself it waits for open requests without end; 1 s is what a deployment with streams would set.
-    address = ("--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown", "1")
+    address = ("--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown", "{grace}")
     return (*implementation, *address, "--no-access-log", "{app}")
 
 
@@ -222,10 +222,16 @@ class Server:
         directory: Where its log and the events of the application go.
         app: The application, ``module:name``.
         environment: Variables for the application.
+        grace: How many seconds it waits at its end for requests that are open.
     """
 
     def __init__(
-        self, kind: Kind, directory: Path, app: str = "wire.site:app", environment: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        directory: Path,
+        app: str = "wire.site:app",
+        environment: Mapping[str, str] | None = None,
+        grace: int = 1,
     ) -> None:
         for module in kind.modules:
             if importlib.util.find_spec(module) is None:
@@ -237,7 +243,7 @@ class Server:
         self._events = directory / "events"
         self._events.touch()
         self._is_terminated = False
-        arguments = [argument.format(port=self.port, app=app) for argument in kind.arguments]
+        arguments = [argument.format(port=self.port, app=app, grace=grace) for argument in kind.arguments]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", kind.modules[0], *arguments],
@@ -347,10 +353,14 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    kind: Kind, directory: Path, app: str = "wire.site:app", environment: Mapping[str, str] | None = None
+    kind: Kind,
+    directory: Path,
+    app: str = "wire.site:app",
+    environment: Mapping[str, str] | None = None,
+    grace: int = 1,
 ) -> Iterator[Server]:
     """A server for the length of a block; it has to end when it is asked to."""
-    server = Server(kind, directory, app, environment)
+    server = Server(kind, directory, app, environment, grace)
     try:
         yield server
     except BaseException:

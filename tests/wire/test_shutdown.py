@@ -38,7 +38,7 @@ def test_sigterm_with_streams_that_the_application_ends_cuts_nothing_off(kind: K
         pytest.skip("the server does not run the lifespan protocol, where the application prepares for it")
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    with running(kind, tmp_path, environment={"WIRE_CLOSES": "1"}) as server, ExitStack() as clients:
+    with running(kind, tmp_path, environment={"WIRE_CLOSES": "1"}, grace=20) as server, ExitStack() as clients:
         # curl tells a stream that has ended from one that was cut off by its exit status.
         streams = [
             clients.enter_context(
