@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import hypothesis  # noqa: F401  # before the heap is frozen: it asks the collector who refers to its generators
+import hypothesis  # before the heap is frozen: it asks the collector who refers to its generators
 import pytest
 from _pytest.assertion.rewrite import AssertionRewritingHook
 from clocks import Clock
@@ -24,6 +24,10 @@ pytest_plugins = ["asgicore._pytest_plugin", "distribution", "untraced"]
 
 # Dozens of processes are started by the tests, and would compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# How long an example takes is the machine's business; a test that hangs is ended by its own time.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 STOP_SECONDS = _watch._STOP_SECONDS
 

@@ -174,7 +174,7 @@ def test_cookies_of_hostile_value_without_limits_take_linear_time(unit: bytes) -
 
 
 @pytest.mark.untraced
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(
     st.lists(
         st.one_of(st.binary(max_size=30), st.text(alphabet='ab=;" \\017\t\u2003é', max_size=30).map(str.encode)),
@@ -196,7 +196,6 @@ def test_cookies_of_any_bytes_are_parsed_or_refused(fields: list[bytes]) -> None
         assert isinstance(value, str)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 40))
 def test_cookies_in_crumbs_are_those_of_one_field(raw: bytes, cut: int) -> None:
     """RFC 9113 section 8.2.3: where a client splits the field changes nothing."""
@@ -363,7 +362,7 @@ LINE = re.compile(
 
 
 @pytest.mark.untraced
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(
     key=st.one_of(cookie_text, cookie_text.map("__Host-{}".format), cookie_text.map("__secure-{}".format)),
     value=cookie_text,

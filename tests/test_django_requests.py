@@ -135,7 +135,7 @@ NAMES = st.sampled_from(
     client=st.none() | st.tuples(st.text(max_size=5), st.integers(0, 65535)),
     server=st.none() | st.tuples(st.text(max_size=5), st.integers(0, 65535)),
 )
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 def test_request_of_any_scope_is_that_of_stock_django(
     headers: Any, query: bytes, path: str, client: Any, server: Any
 ) -> None:
@@ -340,7 +340,7 @@ async def test_request_of_a_query_that_is_no_utf8_is_django_s_400(caplog: pytest
     query=st.binary(max_size=12),
     headers=st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=8)), max_size=6),
 )
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 async def test_request_of_any_bytes_is_answered(path: str, query: bytes, headers: Any) -> None:
     """No path, query or field is a 500 or an error for the server: the view or a 4xx."""
     diary = Diary()

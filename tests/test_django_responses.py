@@ -462,7 +462,7 @@ async def test_response_hop_by_hop_field_is_dropped(name: str, kind: Any) -> Non
     cookie=st.text(max_size=20),
     status=st.integers(90, 610),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 async def test_response_whatever_the_view_sets_is_legal_on_the_wire(
     name: str, value: str, cookie: str, status: int
 ) -> None:

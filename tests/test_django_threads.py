@@ -1317,7 +1317,9 @@ class Heartbeat:
 async def test_heartbeat_notices_a_loop_that_is_held_up() -> None:
     """The measure of the tests below can fail: a loop that waits for a thread is seen."""
     async with Heartbeat() as heartbeat:
-        threading.Event().wait(0.2)
+        held = heartbeat.beats + 40
+        while heartbeat.beats < held:
+            threading.Event().wait(0.005)
         await asyncio.sleep(0.02)
     assert heartbeat.milliseconds > 100
 

@@ -520,7 +520,7 @@ CONDITIONS = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conditions=CONDITIONS)
 def test_conditions_and_ranges_are_those_of_werkzeug(path: Path, conditions: dict[str, str]) -> None:
     """With Werkzeug as the oracle, where it follows the RFC.

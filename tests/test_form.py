@@ -202,7 +202,7 @@ SCRIPT = st.lists(
 
 
 @needs_multipart
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCRIPT, st.lists(st.integers(0, 1500), max_size=30), st.sampled_from(["spool", "stream"]), st.integers(0, 150))
 def test_form_of_any_parts_comes_back_however_it_comes(
     script: list[tuple[str, bytes, str | None]], places: list[int], mode: str, threshold: int

@@ -193,7 +193,7 @@ CUTS = st.lists(st.integers(0, 2000), max_size=40)
 
 
 @needs_multipart
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(parts, CUTS, st.sampled_from([b"", b"\r\n"]), st.sampled_from([b"", b"\r\n", b"epilogue\r\n--" + BOUNDARY]))
 @example([("a", b"", None)], [*range(200)], b"", b"")
 def test_parts_of_any_form_come_back_wherever_it_is_cut(
@@ -208,7 +208,7 @@ def test_parts_of_any_form_come_back_wherever_it_is_cut(
 
 
 @needs_multipart
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.one_of(st.binary(max_size=20), st.sampled_from([
     b"\r\n--" + BOUNDARY, b"--" + BOUNDARY, b"\r\n", b"--", b"Content-Disposition: form-data; name=a", b"\r\n\r\n",
     b'Content-Disposition: form-data; name="a"; filename="b"', b"Content-Length: 3", b"\r", b": ",

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from faults import linear_time
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asgicore import _grammar
@@ -148,7 +148,6 @@ def test_pattern_on_hostile_input_takes_linear_time(name: str, unit: str) -> Non
             pattern.search(subject)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_token_on_any_text_never_spans_a_separator(text: str) -> None:
     """What passes as a token is ASCII, printable and without separators."""

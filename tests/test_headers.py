@@ -157,7 +157,7 @@ anything = st.one_of(
 any_pair = st.one_of(st.tuples(field_name, field_value), anything, st.tuples(anything, anything))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.one_of(st.lists(any_pair, max_size=8), anything))
 @example([("", b"")])
 @example([(b"content-length", bytearray(b"5"))])
@@ -227,7 +227,7 @@ def test_content_length_of_anything_else_is_refused(value: bytes) -> None:
     assert caught.value.field == "content-length"
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.one_of(st.binary(max_size=40), st.text(alphabet="0123456789 \t,+-_", max_size=20).map(str.encode)))
 def test_content_length_of_any_bytes_is_digits_or_refused(value: bytes) -> None:
     """What is accepted is one run of ASCII digits, or a comma-separated list of the same run."""
@@ -282,7 +282,6 @@ def test_decoded_headers_with_other_types_are_refused(pair: Any) -> None:
     assert caught.value.field == "headers"
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=12)), max_size=8))
 def test_decoded_headers_of_any_bytes_hold_every_pair(raw: list[tuple[bytes, bytes]]) -> None:
     """No byte is lost or changed on the way to text."""
@@ -353,7 +352,7 @@ def test_content_type_of_hostile_value_takes_linear_time(unit: bytes, length: in
                 assert len(hostile) > 4096
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=60), st.text(alphabet='ab;="\\ /', max_size=40).map(str.encode)))
 def test_content_type_of_any_bytes_is_parsed(value: bytes) -> None:
     """There is no value that cannot be read; names come out in lower case and never empty."""
@@ -366,7 +365,6 @@ token = st.text(alphabet="abcxyz0-_.", min_size=1, max_size=8)
 
 
 @pytest.mark.untraced
-@settings(deadline=None)
 @given(st.dictionaries(token, st.text(alphabet=st.characters(codec="latin-1"), max_size=12), max_size=4))
 def test_content_type_with_quoted_parameters_gives_them_back(parameters: dict[str, str]) -> None:
     """Whatever stands in a quoted-string comes out as it went in."""
@@ -567,7 +565,7 @@ def test_pairs_of_argument_give_every_repeat() -> None:
     assert list(pairs({"a": "1"})) == [("a", "1")]
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.text(max_size=20), st.text(max_size=30))
 @example("x", "a\x85b")
 @example("content-type", "\x80")
@@ -642,7 +640,7 @@ def test_raw_headers_that_are_legal_come_out_in_lower_case() -> None:
     assert check_raw_headers(iter(fields)) == [(b"x-a", b"\xe9"), (b"x-a", b"a\tb"), (b"b", b"")]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=12)), max_size=3))
 def test_raw_headers_of_any_bytes_agree_with_those_of_text(raw: list[tuple[bytes, bytes]]) -> None:
     """Bytes are legal if, and only if, the same fields as text are, in which U+0085 would be a line break."""

@@ -274,7 +274,6 @@ LIMITS = Limits(max_body_bytes=20, spool_threshold_bytes=12)
 @interim_passes
 @settings(
     max_examples=200,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(

@@ -136,7 +136,7 @@ def test_query_of_hostile_value_comes_in_short_steps(unit: bytes, monkeypatch: p
 pieces = st.sampled_from([b"%", b"%4", b"%41", b"%e2", b"%82", b"%AC", b"%g1", b"%0", b"%5c", b"\\", b"x", b"N", b"\n"])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.lists(pieces, max_size=20).map(b"".join), st.sampled_from(["utf-8", "gb18030", "cp1252"]), st.integers(3, 9))
 @example(b"%e2%82%ac", "utf-8", 4)
 @example(b"xx%41", "utf-8", 3)
@@ -149,7 +149,7 @@ def test_escapes_are_decoded_as_the_standard_library_does_wherever_they_are_cut(
         assert parse_fields(b"a=" + raw, encoding)["a"] == unquote(raw.decode(encoding), encoding)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.one_of(st.binary(max_size=60), st.text(alphabet="a=&;+%4fF é", max_size=40).map(str.encode)))
 @example(b"%c3%")
 def test_query_of_any_bytes_is_parsed_or_refused(raw: bytes) -> None:
@@ -167,7 +167,6 @@ def test_query_of_any_bytes_is_parsed_or_refused(raw: bytes) -> None:
 readable = st.text(alphabet=st.characters(codec="utf-8"), max_size=8)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(readable.filter(bool), readable), max_size=8))
 @example([("&", "=;+% ")])
 def test_query_of_encoded_fields_gives_them_back(fields: list[tuple[str, str]]) -> None:

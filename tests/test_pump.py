@@ -114,7 +114,7 @@ async def test_pump_of_any_parts_gives_them_in_order_from_one_thread(parts: list
     assert threads.alive == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 300), max_size=60),
     max_bytes=st.integers(0, 1000),

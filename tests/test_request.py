@@ -564,7 +564,7 @@ odd_scope = st.fixed_dictionaries(
 
 
 @pytest.mark.untraced
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(odd_scope)
 @example({"headers": [(b"host", "a")]})
 @example({"headers": [(b"cookie", None)]})

@@ -273,7 +273,7 @@ def test_content_type_of_subclass_is_its_default() -> None:
     assert CSSResponse("a", content_type="a/b").headers["content-type"] == "a/b"
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.dictionaries(st.text(max_size=6), st.text(max_size=8), max_size=3),
     st.one_of(st.none(), st.text(max_size=8)),
@@ -614,7 +614,7 @@ json_data: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(json_data)
 def test_json_response_of_any_data_is_json_or_refused(content: Any) -> None:
     """What goes out is JSON that reads as what went in; the rest is a ValueError."""
@@ -706,7 +706,7 @@ def test_redirect_to_object_uses_its_text() -> None:
     assert RedirectResponse(Address()).headers["location"] == "/a%20b"  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(max_size=20))
 @example("\t//evil.example")
 def test_redirect_to_any_text_is_printable_ascii_or_refused(url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asgicore._state import REQUEST, RESPONSE, RequestEvent, RequestState, ResponseEvent, ResponseState
@@ -99,7 +99,6 @@ def test_tables_of_transitions_know_every_state() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(RequestEvent)))
 def test_request_once_left_never_has_a_body_again(events: list[RequestEvent]) -> None:
     """A body that was cut short never becomes whole, whatever the server says afterwards."""
@@ -111,7 +110,6 @@ def test_request_once_left_never_has_a_body_again(events: list[RequestEvent]) ->
         assert not aborted or state is RequestState.ABORTED
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(ResponseEvent)))
 def test_response_by_legal_events_has_one_start_and_one_end(events: list[ResponseEvent]) -> None:
     """Of any sequence, what the table lets through has one start after all hints, and ends with the only end."""

@@ -114,7 +114,7 @@ def test_root_path_of_path_is_split_on_whole_segments(path: str, root_path: str,
     assert split_root_path(path, root_path) == expected
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.text(alphabet="/ab", max_size=10), st.text(alphabet="/ab", max_size=6))
 def test_root_path_of_any_path_loses_nothing(path: str, root_path: str) -> None:
     """What is split off and what is left make up the path, and the cut is at a slash; else the path is whole."""
@@ -168,7 +168,7 @@ def test_address_of_scope_entry_is_host_and_port(value: Any, expected: tuple[str
 scalar = st.one_of(st.none(), st.integers(), st.text(max_size=6), st.binary(max_size=6), st.floats(), st.booleans())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.one_of(
         scalar, st.lists(scalar, max_size=3), st.dictionaries(st.text(max_size=2), scalar), st.tuples(scalar, scalar)
@@ -228,7 +228,7 @@ def test_host_that_is_none_is_refused(value: bytes) -> None:
     assert caught.value.field == "host"
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.one_of(st.binary(max_size=20), st.text(alphabet="a.:[]/@?%0 ", max_size=12).map(str.encode)))
 @example(b"a:")
 def test_host_of_any_bytes_cannot_move_the_url(value: bytes) -> None:
@@ -328,7 +328,7 @@ def test_url_of_parts_that_cannot_stand_in_one_is_refused(
     assert caught.value.field == field
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.text(max_size=12), st.one_of(st.none(), st.binary(max_size=12)), st.binary(max_size=12))
 @example("/", None, b"\r")
 @example("/", b"/\n", b"")
@@ -343,7 +343,6 @@ def test_url_of_any_parts_is_printable_ascii_or_refused(path: str, raw_path: byt
     assert " " not in url
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=12))
 def test_url_of_any_path_decodes_to_it(path: str) -> None:
     """Quoting a decoded path loses nothing."""

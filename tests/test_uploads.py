@@ -130,7 +130,7 @@ async def test_upload_beyond_its_end_is_empty(make: Make) -> None:
     assert await upload.read(5) == await upload.read() == b""
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(["read", "set", "current", "end"]), st.integers(-300, 300)), max_size=12))
 def test_upload_on_disk_behaves_as_a_file_in_memory(steps: list[tuple[str, int]]) -> None:
     """Any sequence of reads and seeks gives what ``BytesIO`` gives."""

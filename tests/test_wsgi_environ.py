@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import wsgiref.validate
-from time import perf_counter
+from time import thread_time
 from typing import Any
 from urllib.parse import quote, unquote
 from wsgiref.util import request_uri
@@ -283,9 +283,9 @@ def test_content_length_of_a_body_that_is_here_is_given(
 def test_header_fields_repeated_many_times_cost_no_square_of_their_number() -> None:
     """200,000 repeats are joined in one go (CVE-2025-14550)."""
     fields = [(b"x-many", b"1" * 10)] * 200_000
-    began = perf_counter()
+    began = thread_time()
     environ = build_environ(http_scope(headers=fields), input=io.BytesIO())
-    assert perf_counter() - began < 2
+    assert thread_time() - began < 2
     assert len(environ["HTTP_X_MANY"]) == 200_000 * 11 - 1
 
 

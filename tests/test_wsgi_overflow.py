@@ -809,7 +809,7 @@ async def test_anext_cancelled_while_the_file_is_read_loses_nothing(files: Files
 # --- any of them -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 300), max_size=60),
     max_bytes=st.integers(0, 600),
