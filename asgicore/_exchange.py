@@ -248,3 +248,4 @@ class OfThread(local):
 
     def __init__(self) -> None:
         self.waiting = Waiting()
+        self.state: dict[str, Any] = {}

@@ -168,7 +168,7 @@ class Handler(Hooks):
         self._cancels = on_disconnect == "cancel"
         self.grace_seconds = grace_seconds
         self._lifespan = None if lifespan is None else bind_lifespan(lifespan, self)
-        # For servers that keep no state between lifespan and requests.
+        # For servers that keep no state between lifespan and requests: the last one, for threads without one.
         self._state: dict[str, Any] = {}
         self._here = OfThread()
         # One for each event loop that serves this.
@@ -208,11 +208,11 @@ class Handler(Hooks):
         kind = scope.get("type")
         if kind == "http":
             if self._state and scope.get("state") is None:
-                scope = {**scope, "state": dict(self._state)}
+                scope = {**scope, "state": dict(self._here.state or self._state)}
             await self.handle(scope, receive, send)
         elif kind == "lifespan":
             if scope.get("state") is None:
-                self._state = {}
+                self._state = self._here.state = {}
                 scope = {**scope, "state": self._state}
             await self._live(scope, receive, send)
         elif kind == "websocket":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -31,10 +33,13 @@ from asgicore import (
     _spool,
 )
 from asgicore._threads import SHARED
-from asgicore.testing import Channel, Client, LeakGuard, body_messages, check_messages, http_scope
+from asgicore.testing import DAPHNE, Channel, Client, LeakGuard, body_messages, call, check_messages, http_scope
 from asgicore.wsgi_bridge import WSGIHandler
 
 SECONDS = 10
+
+# It keeps no state between lifespan and requests.
+DAPHNE_WITH_LIFESPAN = replace(DAPHNE, has_lifespan=True)
 
 PAIRS = [pytest.param((BACKENDS[0].values[0], other.values[0]), id=f"asyncio-and-{other.id}") for other in BACKENDS]
 
@@ -330,6 +335,30 @@ def test_lifespan_that_ends_leaves_the_threads_to_the_other_loop(backends: Any) 
     assert handler.threads is not threads
     with pytest.raises(UsageError, match="closed"):
         threads.start(len, b"")
+
+
+@pytest.mark.parametrize("backends", PAIRS)
+def test_lifespan_gives_each_loop_its_own_state_where_the_server_keeps_none(backends: Any) -> None:
+    """A pool of connections belongs to a loop. A thread without a lifespan gets the state of the last one."""
+    both = threading.Barrier(2, timeout=SECONDS)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[dict[str, Any]]:
+        yield {"thread": threading.get_ident()}
+
+    async def endpoint(request: Request) -> Response:
+        return Response(str(request.state["thread"] == threading.get_ident()))
+
+    handler = Handler(endpoint, lifespan=lifespan)
+
+    async def serves() -> None:
+        async with Client(handler, server=DAPHNE_WITH_LIFESPAN) as client:
+            await SHARED.run(both.wait)
+            assert (await client.get("/")).body == b"True"
+            await SHARED.run(both.wait)
+
+    run_at_once(backends, serves, serves)
+    assert anyio.run(partial(call, handler, state=None)).body == b"False"
 
 
 @pytest.mark.parametrize("backends", PAIRS)

@@ -1369,6 +1369,50 @@ async def test_long_list_declares_its_length_and_is_not_joined() -> None:
     assert again.body == channel.body
 
 
+@pytest.mark.parametrize(
+    ("declared", "sent"), [(None, 3 * 65536), ("196608", 3 * 65536), ("70000", 70_000), ("65536", 65_536), ("0", 0)]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_long_list_needs_no_thread_however_slow_the_client_is(
+    declared: str | None, sent: int, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it is here when the application returns: it is closed then, and cut where its length is declared."""
+    threads = Threads()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [TEXT, *([("Content-Length", declared)] if declared else [])])
+        return [b"x" * 65536, b"y" * 65536, b"z" * 65536]
+
+    async def on_send(index: int, message: Message) -> None:
+        await eventually(lambda: not threads.in_use, "the thread is free")
+
+    channel = Channel(on_send=on_send)
+    await serve(WSGIHandler(app, threads=threads), channel, method=method)
+    check_messages(channel.sent, method=method, complete=True)
+    whole = b"x" * 65536 + b"y" * 65536 + b"z" * 65536
+    assert channel.body == (b"" if method == "HEAD" else whole[:sent])
+    assert ("more than its content-length" in caplog.text) is (method == "GET" and sent < len(whole))
+    await threads.aclose()
+
+
+@pytest.mark.parametrize(("mode", "length"), [("spool", "'3'"), ("stream", "None")])
+async def test_environ_declares_the_body_that_came_where_no_length_is_checked(mode: Any, length: str) -> None:
+    """An application reads as much as is declared (PEP 3333): never less than there is."""
+
+    class Unpacked(WSGIHandler):
+        checks_content_length = False
+
+    def told(environ: dict[str, Any]) -> Any:
+        return environ.get("CONTENT_LENGTH"), environ["wsgi.input"].read()
+
+    handler = Unpacked(asking(told), body=mode)
+    for parts, declared in ((b"abc", b"1"), (b"abc", b"30")):
+        channel = await call(handler, body_messages(parts), headers=[(b"content-length", declared)])
+        assert channel.body.decode() == f"({length}, b'abc')"
+    channel = await call(handler, body_messages(b""), headers=[(b"content-length", b"30")])
+    assert channel.body.decode() == f"({length.replace('3', '0')}, b'')"
+
+
 async def test_input_that_breaks_a_limit_is_answered_by_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the application makes of the error that its read() raises."""
 

@@ -865,3 +865,24 @@ def test_parts_of_any_size_at_any_pace_keep_their_order(
         anyio.run(main, backend=backend if trio_is_here() else "asyncio")
     files.check()
     assert max_disk_bytes is None or all(file.most <= max_disk_bytes for file in files.made)
+
+
+def test_disk_is_had_by_turns() -> None:
+    """Whoever waits for it has it before one that comes again: a client is not kept waiting by a quick application."""
+    overflowing = Overflowing(Threads(), lambda put: None, lambda: pytest.fail("nobody asks for the body"), None)
+    order: list[str] = []
+
+    def use(name: str) -> None:
+        with overflowing._at_the_disk():
+            order.append(name)
+
+    with overflowing._at_the_disk():
+        reader = threading.Thread(target=use, args=["reader"])
+        reader.start()
+        while not overflowing._turn.locked():
+            pass  # it is about to wait
+        writer = threading.Thread(target=use, args=["writer"])
+        writer.start()
+    for thread in (reader, writer):
+        thread.join(SECONDS)
+    assert order == ["reader", "writer"]

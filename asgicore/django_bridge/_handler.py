@@ -234,7 +234,7 @@ class ASGIHandler(Handler, DjangoHandler):
                 context = RequestContext(self.workers)
                 context.enter()
             if self._state and scope.get("state") is None:
-                scope = {**scope, "state": dict(self._state)}
+                scope = {**scope, "state": dict(self._here.state or self._state)}
             try:
                 await self.handle(scope, receive, send)
             except ServerProtocolError as exc:

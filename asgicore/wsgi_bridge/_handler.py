@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -35,7 +35,7 @@ from .._observer import Observe
 from .._pump import Put
 from .._request import Request
 from .._response import Response
-from .._streaming_response import StreamingResponse
+from .._streaming_response import AsyncParts, StreamingResponse
 from .._threads import Threads
 from .._watch import run_shielded
 from ..errors import ClientDisconnectedError, RequestError
@@ -89,13 +89,15 @@ class FileWrapper:
 class _Answer:
     """What the application has answered so far; filled in its thread, read by the loop."""
 
-    __slots__ = ("body", "file", "file_bytes", "headers", "path", "status")
+    __slots__ = ("body", "file", "file_bytes", "headers", "parts", "path", "status")
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: RawHeaders = []
         self.body: bytes | None = None
-        """The whole body, where it was complete when the application returned."""
+        """The whole body, where it was complete when the application returned..."""
+        self.parts: Iterator[bytes] | None = None
+        """... or all its parts, where they are too large to be joined."""
         self.file: FileWrapper | None = None
         """What the engine sends, from where the file stands..."""
         self.file_bytes = 0
@@ -184,7 +186,7 @@ class WSGIHandler(Handler):
         request, response = super().create_request(scope, body)
         if self._refuses_underscores and response is None:
             try:
-                refuse_underscores(request.scope["headers"] or ())
+                refuse_underscores(request.scope["headers"])
             except RequestError as exc:
                 note_error(exc, body)
                 return None, self.handle_http_error(None, exc)
@@ -213,11 +215,13 @@ class WSGIHandler(Handler):
             raise
         if answer.body is not None:
             return Response.prepared(answer.body, answer.status, answer.headers)
-        parts = (
-            _Parts(first, pump)
-            if answer.file is None
-            else FileParts(answer.file.filelike, answer.file_bytes, answer.file)
-        )
+        parts: AsyncParts
+        if answer.parts is not None:
+            parts = _Ready(answer.parts)
+        elif answer.file is None:
+            parts = _Parts(first, pump)
+        else:
+            parts = FileParts(answer.file.filelike, answer.file_bytes, answer.file)
         response = StreamingResponse.prepared(parts, answer.status, answer.headers)
         response.path = answer.path
         return response
@@ -254,6 +258,10 @@ class WSGIHandler(Handler):
                 content_length=length,
                 extra=self._extra,
             )
+            if not self.checks_content_length:
+                environ.pop("CONTENT_LENGTH", None)
+                if length is not None:
+                    environ["CONTENT_LENGTH"] = str(length)
             start = StartResponse(answer.begin, pump, scope.get("method") == "HEAD")
             result = self.app(environ, start)
             try:
@@ -274,13 +282,14 @@ class WSGIHandler(Handler):
                 for part in result:
                     start.check(part)
                 size = sum(map(len, result))
-                if len(result) == 1 or size <= _JOIN_BYTES:
-                    answer.body = start.whole(result[0] if len(result) == 1 else b"".join(result))
-                    answer.begin(start.status, start.headers)
-                    return
-                if start.length is None:
-                    start.declare(size)
-            elif isinstance(result, FileWrapper) and start.status and not start.is_bodiless:
+                room = start.whole(size)
+                if len(result) == 1 or size <= _JOIN_BYTES or not room:
+                    answer.body = (result[0] if len(result) == 1 else b"".join(result))[:room]
+                else:
+                    answer.parts = _cut(result, room)
+                answer.begin(start.status, start.headers)
+                return
+            if isinstance(result, FileWrapper) and start.status and not start.is_bodiless:
                 status = regular_file_status(result.filelike)
                 if status is not None:
                     rest = max(status.st_size - result.filelike.tell(), 0)
@@ -309,6 +318,32 @@ class WSGIHandler(Handler):
             except Exception as exc:
                 # The response stands: everything of it was handed over.
                 logger.error("closing the response of %r failed", scope.get("path"), exc_info=exc)
+
+
+def _cut(parts: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """So many bytes of the parts."""
+    for part in parts:
+        if size <= 0:
+            return
+        yield part[:size]
+        size -= len(part)
+
+
+class _Ready:
+    """Parts that are all here; itself its iterator."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+
+    def __aiter__(self) -> _Ready:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for part in self._parts:
+            return part
+        raise StopAsyncIteration
 
 
 class _Parts:

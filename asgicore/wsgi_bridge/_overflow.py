@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import contextmanager
 from tempfile import TemporaryFile
 from threading import Lock
 from time import monotonic
@@ -54,7 +55,17 @@ class Overflowing(Conversation):
         max_disk_bytes: How large the file may get, which is begun anew when all of it was taken; ``None``: any size.
     """
 
-    __slots__ = ("_blocks", "_disk", "_end", "_file", "_left", "_max_disk_bytes", "_patience_seconds", "_taken")
+    __slots__ = (
+        "_blocks",
+        "_disk",
+        "_end",
+        "_file",
+        "_left",
+        "_max_disk_bytes",
+        "_patience_seconds",
+        "_taken",
+        "_turn",
+    )
 
     def __init__(
         self,
@@ -66,6 +77,8 @@ class Overflowing(Conversation):
         super().__init__(threads, produce, stream)
         # The producer's own.
         self._patience_seconds = _PATIENCE_SECONDS
+        # Whoever waits for the disk holds the first: a quick producer would always be back before a reader.
+        self._turn = Lock()
         # This guards what follows. The loop never waits for it, for it is held while the disk is at work.
         self._disk = Lock()
         self._max_disk_bytes = max_disk_bytes
@@ -99,7 +112,7 @@ class Overflowing(Conversation):
     def _put_on_disk(self, part: bytes) -> bool:
         """Write a part to the file; ``False`` if that has no room for it, or nobody takes parts any more."""
         try:
-            with self._disk:
+            with self._at_the_disk():
                 limit = self._max_disk_bytes
                 if self._is_closed or (limit is not None and self._end + len(part) > limit):
                     return False
@@ -116,6 +129,15 @@ class Overflowing(Conversation):
         finally:
             if self._is_closed:
                 self._close_nowait()
+
+    @contextmanager
+    def _at_the_disk(self) -> Generator[None]:
+        with self._turn:
+            self._disk.acquire()
+        try:
+            yield
+        finally:
+            self._disk.release()
 
     def _write(self, part: bytes) -> None:
         file = self._file
@@ -143,7 +165,7 @@ class Overflowing(Conversation):
     def _read(self, size: int) -> None:
         """Read what comes next in the file, and close that after the last of it."""
         try:
-            with self._disk:
+            with self._at_the_disk():
                 file = self._file
                 if file is None:
                     return  # nobody takes parts any more

@@ -220,11 +220,14 @@ class StartResponse:
         else:
             self._check_length(self._given)
 
-    def whole(self, body: bytes) -> bytes:
+    def whole(self, size: int) -> int:
         """Take a body that is complete before anything was handed over; ``headers`` then declare its length.
 
+        Args:
+            size: Its length in bytes.
+
         Returns:
-            What of ``body`` may leave. Neither status nor headers nor body are handed over.
+            How much of it may leave. Neither status nor headers nor body are handed over.
 
         Raises:
             ResponseStateError: ``start_response`` was not called.
@@ -233,14 +236,14 @@ class StartResponse:
         if not self.status:
             raise ResponseStateError("the application returned a body without calling start_response")
         if self.length is None:
-            self.declare(len(body))
-        elif len(body) > self.length and not self.is_bodiless:
+            self.declare(size)
+        elif size > self.length and not self.is_bodiless:
             self.has_excess = True
-            body = body[: self.length]
+            size = self.length
         else:
-            self._check_length(len(body))
+            self._check_length(size)
         self.is_begun = True
-        return b"" if self.is_bodiless else body
+        return 0 if self.is_bodiless else size
 
     def declare(self, length: int) -> None:
         """Declare how long the body is, which the application has not done but is known."""
