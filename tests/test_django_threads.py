@@ -1499,17 +1499,6 @@ async def test_storm_of_disconnects_holds_up_nothing_and_leaves_nothing(
     """
     options(CONN_MAX_AGE=None)
     caplog.set_level("ERROR")
-    # On a machine that is busy enough, the loop has to wait for a core: what holds it up does so each time.
-    for _ in range(4):
-        if await weather_storm(mix, book) < 100:
-            break
-    else:
-        raise AssertionError("the loop is held up by 100 ms and more")
-    assert caplog.records == []
-
-
-async def weather_storm(mix: str, book: Book) -> float:
-    """Returns how long the loop was held up, in milliseconds."""
     async with storm(hash_of(mix), signals=True) as made:
         with site(middleware=MIXES[mix], patterns=made.patterns):
             handler = new_handler(6)
@@ -1529,6 +1518,7 @@ async def weather_storm(mix: str, book: Book) -> float:
             await is_free(handler)
             await eventually(lambda: living_tasks() == before, "no task is left")
             assert handler.workers.alive <= 6
+            assert heartbeat.milliseconds < 100
             assert made.begun == made.ended > 10
             assert made.started == made.finished == 64
             assert made.made.made == len(made.made.closed)
@@ -1536,7 +1526,7 @@ async def weather_storm(mix: str, book: Book) -> float:
             assert await handler.workers.aclose()
             assert book.open == []
             assert len(open_files()) <= len(files)
-    return heartbeat.milliseconds
+    assert caplog.records == []
 
 
 def hash_of(text: str) -> int:

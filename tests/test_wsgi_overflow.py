@@ -297,6 +297,7 @@ async def test_file_that_was_drained_is_closed_before_the_end(files: Files) -> N
     got = b""
     with anyio.fail_after(SECONDS):
         for number in range(3):
+            # The number is asked for within this turn of the loop alone.
             await eventually(lambda: len(files.made) > number and files.made[-1].most == 8100)  # noqa: B023
             while len(got) < (number + 1) * 9000:
                 part = await anext(pump)

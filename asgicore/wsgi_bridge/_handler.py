@@ -283,7 +283,9 @@ class WSGIHandler(Handler):
                     start.check(part)
                 size = sum(map(len, result))
                 room = start.whole(size)
-                if len(result) == 1 or size <= _JOIN_BYTES or not room:
+                if not room:
+                    answer.body = b""
+                elif len(result) == 1 or size <= _JOIN_BYTES:
                     answer.body = (result[0] if len(result) == 1 else b"".join(result))[:room]
                 else:
                     answer.parts = _cut(result, room)

@@ -15,6 +15,7 @@ from threading import Lock
 from time import monotonic
 from typing import IO, Any, Final, cast
 
+from .._disk import _BLOCK_BYTES
 from .._pump import PART_BYTES, Producing, Put
 from .._spool import BATCH_BYTES, in_file_thread
 from .._threads import Threads
@@ -27,10 +28,6 @@ logger = logging.getLogger("asgicore")
 # How long a producer waits for room in memory, in all: no file is made for a client that takes what comes at once, such
 # as a proxy on the same machine, though a thread may be faster still.
 _PATIENCE_SECONDS: Final = 0.1
-
-
-# The usual body message: such a block need not be cut, which copies.
-_BLOCK_BYTES: Final = 65536
 
 
 class _OnDisk:
@@ -132,6 +129,7 @@ class Overflowing(Conversation):
 
     @contextmanager
     def _at_the_disk(self) -> Generator[None]:
+        """Nobody else is at the file; whoever has waited longer comes first."""
         with self._turn:
             self._disk.acquire()
         try:
