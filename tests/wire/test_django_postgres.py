@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from .django_servers import ADMIN, MAX_WORKERS, NOTES, complaints, environment, prepare, site, status
+from .django_servers import (
+    ADMIN,
+    MAX_WORKERS,
+    NOTES,
+    await_activity,
+    complaints,
+    environment,
+    prepare,
+    site,
+    status,
+)
 from .postgres import Cluster, cluster
 from .servers import KINDS, Server, eventually
 
@@ -186,6 +196,9 @@ async def test_connections_that_the_database_closed_are_replaced(database: Datab
     """``CONN_HEALTH_CHECKS``: after a restart of the database no visitor sees an error."""
     with start() as server, server.client() as client:
         await storm(server, 4, 60)
+        # A stream of somebody who left has a cursor, and is idle for the database while it pauses.
+        for name in ("csv", "ndjson"):
+            await_activity(server, name, open=0)
         for _ in range(3):
             eventually(database.is_quiet, "the backends are idle")
             gone = set(database.backends())
