@@ -12,32 +12,22 @@
 
 from __future__ import annotations
 
+import importlib
+import typing
+
 from . import _alone
 from ._body import Body as Body
-from ._compression import Compression as Compression
-from ._compression import is_compressible as is_compressible
-from ._events import EventSourceResponse as EventSourceResponse
 from ._extensions import TLS as TLS
-from ._file_response import FileResponse as FileResponse
 from ._handler import Endpoint as Endpoint
 from ._handler import Handler as Handler
 from ._headers import Headers as Headers
-from ._observer import Observe as Observe
-from ._observer import Observer as Observer
-from ._observer import Outcome as Outcome
-from ._observer import Timings as Timings
-from ._parts import Part as Part
-from ._parts import SyncPart as SyncPart
 from ._request import Request as Request
 from ._response import Response as Response
 from ._responses import HTMLResponse as HTMLResponse
 from ._responses import JSONResponse as JSONResponse
 from ._responses import RedirectResponse as RedirectResponse
-from ._signals import close_on_signals as close_on_signals
-from ._sse import ServerSentEvent as ServerSentEvent
 from ._streaming_response import StreamingResponse as StreamingResponse
 from ._threads import Threads as Threads
-from ._uploads import UploadFile as UploadFile
 from .errors import AsgicoreError as AsgicoreError
 from .errors import BodyConsumedError as BodyConsumedError
 from .errors import BodyTimeoutError as BodyTimeoutError
@@ -58,6 +48,48 @@ from .errors import ThreadsBusyError as ThreadsBusyError
 from .errors import UnsupportedMediaTypeError as UnsupportedMediaTypeError
 from .errors import UsageError as UsageError
 from .limits import Limits as Limits
+
+if typing.TYPE_CHECKING:
+    from ._compression import Compression as Compression
+    from ._compression import is_compressible as is_compressible
+    from ._events import EventSourceResponse as EventSourceResponse
+    from ._file_response import FileResponse as FileResponse
+    from ._observer import Observe as Observe
+    from ._observer import Observer as Observer
+    from ._observer import Outcome as Outcome
+    from ._observer import Timings as Timings
+    from ._parts import Part as Part
+    from ._parts import SyncPart as SyncPart
+    from ._signals import close_on_signals as close_on_signals
+    from ._sse import ServerSentEvent as ServerSentEvent
+    from ._uploads import UploadFile as UploadFile
+else:  # for a type checker, with this, every name would be one that is here
+    # Not every application uses these, which bring a third of all modules: imported when they are first asked for.
+    _LATE = {
+        "Compression": "_compression",
+        "EventSourceResponse": "_events",
+        "FileResponse": "_file_response",
+        "Observe": "_observer",
+        "Observer": "_observer",
+        "Outcome": "_observer",
+        "Part": "_parts",
+        "ServerSentEvent": "_sse",
+        "SyncPart": "_parts",
+        "Timings": "_observer",
+        "UploadFile": "_uploads",
+        "close_on_signals": "_signals",
+        "is_compressible": "_compression",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f".{_LATE[name]}", __name__), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATE})
+
 
 __version__ = "0.1.0"
 

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from tempfile import SpooledTemporaryFile
 from types import AsyncGeneratorType, CoroutineType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyio import Lock
 
 from ._channel import find_channel
 from ._idle import as_coroutine, resume_within
 from ._receiver import DISCONNECT, Receiver
-from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, spool
+from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, new_file, spool
 from ._state import RequestState
 from ._watch import Closing, is_trio
 from .errors import BodyConsumedError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Message, Receive, Scope
+
+if TYPE_CHECKING:
+    from tempfile import SpooledTemporaryFile
 
 _READING = RequestState.READING
 _COMPLETE = RequestState.COMPLETE
@@ -205,7 +207,7 @@ class Body(Receiver):
                     self.data = parts.join()
                     self._lost = None
                     return
-            self._spool = into = Spool(SpooledTemporaryFile(max_size=max(threshold, 1)))
+            self._spool = into = Spool(new_file(threshold))
             await spool(parts, rest, into, batch_bytes)
         self._lost = None
 
@@ -320,9 +322,7 @@ class Body(Receiver):
 
     def _file_in_memory(self) -> SpooledTemporaryFile[bytes]:
         data = self.data or b""
-        file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(
-            max_size=max(self.limits.spool_threshold_bytes, len(data), 1)
-        )
+        file = new_file(max(self.limits.spool_threshold_bytes, len(data)))
         file.write(data)
         file.seek(0)
         self._spool = Spool(file)

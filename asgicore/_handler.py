@@ -21,14 +21,13 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from anyio import CancelScope, Event, move_on_after
 
 from ._body import Body
 from ._callables import is_async_callable
 from ._channel import NOTED, is_read
-from ._compression import Compression
 from ._exchange import Cancellation, Closer, Exchange, OfThread, is_head
 from ._extensions import TRAILERS
 from ._grace import GraceScope
@@ -36,10 +35,9 @@ from ._hooks import Hooks
 from ._jobs import forget_context
 from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
-from ._observe import ObservedExchange, Observers
-from ._observer import Observe
 from ._request import Request
 from ._response import Background, Response
+from ._spool import prepare_files
 from ._stepped import SteppedListener
 from ._streaming_response import StreamingResponse
 from ._threads import Threads
@@ -61,6 +59,10 @@ from .errors import (
 )
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from ._compression import Compression
+    from ._observer import Observe
 
 __all__ = ["Endpoint", "Handler"]
 
@@ -148,8 +150,13 @@ class Handler(Hooks):
             )
         if not isinstance(cast("object", limits), Limits):
             raise TypeError(f"limits takes a Limits, as in Limits(max_body_bytes=...), not {type(limits).__name__}")
-        if not isinstance(cast("object", compression), Compression | None):
-            raise TypeError(f"compression takes a Compression, as in Compression(), not {type(compression).__name__}")
+        if compression is not None:
+            from ._compression import Compression
+
+            if not isinstance(cast("object", compression), Compression):
+                raise TypeError(
+                    f"compression takes a Compression, as in Compression(), not {type(compression).__name__}"
+                )
         if endpoint is None:
             if not self._overrides("run_get_response"):
                 raise TypeError("Handler takes an endpoint, or a subclass overrides run_get_response")
@@ -177,6 +184,8 @@ class Handler(Hooks):
         self._reads_itself = self._overrides("read_body")
         self._listens_itself = self._overrides("listen_for_disconnect")
         self._sends_itself = self._overrides("send_response")
+        if self._keeps:
+            prepare_files()
         self._answering: Callable[[Any], Awaitable[Response]] = (
             cast("Callable[[Any], Awaitable[Response]]", endpoint)
             if self._is_async and not self._overrides("run_get_response")
@@ -195,6 +204,8 @@ class Handler(Hooks):
         self._fail: Callable[[Any, Exception], Response] = self.handle_uncaught_exception
         self._new_exchange: type[Exchange] = Exchange
         if callable(observe) or observe:
+            from ._observe import ObservedExchange, Observers
+
             self._new_exchange = ObservedExchange
             # In place of the method: a handler without observers does nothing to find that out.
             vars(self)["handle"] = partial(Observers(observe, self._as_told).serve, partial(type(self).handle, self))

@@ -9,8 +9,7 @@ import logging
 import traceback
 from collections.abc import Coroutine, Iterable, Mapping
 from inspect import isawaitable
-from tempfile import SpooledTemporaryFile
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from anyio.lowlevel import checkpoint
 
@@ -20,7 +19,6 @@ from ._exchange import Exchange, is_head
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
-from ._observe import note_error
 from ._request import Request
 from ._response import Response
 from ._streaming_response import StreamingResponse
@@ -31,6 +29,9 @@ from ._writer import Writer
 from .errors import HTTPError, RequestError
 from .limits import Limits
 from .types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from tempfile import SpooledTemporaryFile
 
 logger = logging.getLogger("asgicore")
 
@@ -82,6 +83,8 @@ class Hooks:
             if declared is not None:
                 body.declare(declared, self.checks_content_length)
         except RequestError as exc:
+            from ._observe import note_error
+
             note_error(exc, body)
             return None, self.handle_http_error(None, exc)
         return self.request_class(scope, body), None

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from tempfile import SpooledTemporaryFile
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from anyio import Lock
 from multidict import MultiDictProxy
@@ -17,14 +16,17 @@ from multidict import MultiDictProxy
 from ._body import Body
 from ._channel import find_channel
 from ._extensions import encode_links
-from ._form import open_parts, open_parts_nowait, read_form, read_form_nowait
-from ._parts import Part, SyncPart
 from ._request_head import RequestHead
-from ._uploads import UploadFile
 from ._writer import Writer
 from .errors import MalformedBodyError, RequestError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from tempfile import SpooledTemporaryFile
+
+    from ._parts import Part, SyncPart
+    from ._uploads import UploadFile
 
 __all__ = ["Request"]
 
@@ -170,6 +172,8 @@ class Request(RequestHead):
             ClientDisconnectedError: As ``body()``.
         """
         if self._form is None:
+            from ._form import read_form
+
             if self._forming is None:
                 self._forming = Lock(fast_acquire=True)
             # Two tasks may be the first to ask.
@@ -207,6 +211,8 @@ class Request(RequestHead):
         The iterator raises as ``form()`` does. There are at most ``Limits.max_form_fields`` and
         ``Limits.max_form_files`` parts.
         """
+        from ._form import open_parts
+
         return open_parts(self._body, *self._parsed_content_type())
 
     async def send_early_hints(self, *links: str) -> bool:
@@ -281,6 +287,8 @@ class Request(RequestHead):
             RequestError: As ``form()``.
         """
         if self._form is None:
+            from ._form import read_form_nowait
+
             self._form = read_form_nowait(self._body, *self._parsed_content_type())
         return self._given_form()
 
@@ -291,4 +299,6 @@ class Request(RequestHead):
             BodyConsumedError: As ``body_nowait()``.
             RequestError: As ``multipart()``.
         """
+        from ._form import open_parts_nowait
+
         return open_parts_nowait(self._body, *self._parsed_content_type())

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from multidict import CIMultiDictProxy, MultiDictProxy
 
-from ._accept import best_encoding, best_language, best_type
 from ._body import Body
 from ._conditions import check_etag, evaluate
 from ._cookies import parse_cookies
@@ -254,6 +253,8 @@ class RequestHead:
         A request without the field takes anything. Malformed members count for nothing, nor does what follows the
         128th.
         """
+        from ._accept import best_type
+
         return best_type(self._members(b"accept"), offers)
 
     def accepts(self, media_type: str) -> bool:
@@ -272,6 +273,8 @@ class RequestHead:
         Raises:
             MalformedRequestError: The field is longer than 4096 bytes.
         """
+        from ._accept import best_encoding
+
         return best_encoding(self._members(b"accept-encoding"), offers)
 
     def preferred_language(self, *offers: str) -> str | None:
@@ -288,6 +291,8 @@ class RequestHead:
 
         "pt" finds "pt-BR", and "de-CH" finds "de" (RFC 4647 sections 3.3.1 and 3.4).
         """
+        from ._accept import best_language
+
         return best_language(self._members(b"accept-language"), offers)
 
     def _members(self, name: bytes) -> bytes:

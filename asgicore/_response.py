@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
 from time import time
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
 
@@ -297,6 +296,8 @@ class Response:
             UsageError: There is no body to take a hash of.
         """
         if value is None:
+            from hashlib import blake2b
+
             value = blake2b(self._body_to_hash(), digest_size=16).hexdigest()
         is_quoted = not isinstance(value, str) or value.endswith('"')  # what is no text is no tag either
         tag = check_etag(value) if is_quoted else build_etag(value)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from tempfile import SpooledTemporaryFile
-from typing import Final, TypeVar, TypeVarTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 from ._threads import Threads
+
+if TYPE_CHECKING:
+    from tempfile import SpooledTemporaryFile
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -30,6 +33,18 @@ _COPY_BELOW: Final = 4096
 # File operations have threads of their own, so that uploads and blocked application code cannot starve each other.
 # None is refused, for the closing of a file is one, too.
 _files: Final = Threads(40, max_waiting=None)
+
+
+def prepare_files() -> None:
+    """Import what ``new_file()`` needs, for no request to wait for: twenty modules that not every program needs."""
+    import_module("tempfile")
+
+
+def new_file(max_bytes: int) -> SpooledTemporaryFile[bytes]:
+    """A file that is in memory as long as it is not larger than this."""
+    from tempfile import SpooledTemporaryFile
+
+    return SpooledTemporaryFile(max_size=max(max_bytes, 1))
 
 
 async def in_file_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:

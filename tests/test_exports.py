@@ -24,7 +24,7 @@ def test_all_of_package_is_what_it_imports() -> None:
     tree = ast.parse(Path(asgicore.__file__).read_text("utf-8"))
     reexported = [
         alias.asname
-        for node in tree.body
+        for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
         if alias.asname == alias.name

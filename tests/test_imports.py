@@ -272,3 +272,31 @@ def test_import_of_package_works_where_extras_are_missing() -> None:
     """The core is complete without any extra."""
     blocked = "import sys; sys.modules.update(dict.fromkeys({names!r})); import asgicore; print(asgicore.__version__)"
     assert run_python(blocked.format(names=OPTIONAL)).strip() == asgicore.__version__
+
+
+LATE = """
+import sys
+import asgicore
+before = set(sys.modules)
+for name in asgicore.__all__:
+    assert name in dir(asgicore), name
+    getattr(asgicore, name)
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_names_that_not_everybody_uses_are_imported_when_they_are_asked_for() -> None:
+    """``import asgicore`` brings what every request needs; all other names are there as well."""
+    later = run_python(LATE).split()
+    assert {"asgicore._file_response", "asgicore._form_data", "asgicore._compression", "asgicore._sse"} <= set(later)
+    from asgicore import UploadFile
+
+    assert UploadFile is asgicore.UploadFile
+    with pytest.raises(AttributeError, match="module 'asgicore' has no attribute 'Uploads'"):
+        asgicore.Uploads  # type: ignore[attr-defined]  # noqa: B018 - asked for what is not there
+
+
+def test_handler_that_keeps_bodies_has_imported_what_files_need() -> None:
+    """No request waits for ``tempfile`` and its twenty modules."""
+    code = "import sys, asgicore; print('tempfile' in sys.modules); {}; print('tempfile' in sys.modules)"
+    assert run_python(code.format("asgicore.Handler(print)")).split() == ["False", "True"]

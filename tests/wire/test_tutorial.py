@@ -53,8 +53,10 @@ class Reader:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        # What it says last: before that nobody listens yet.
+        # What it says last: before that nobody listens yet, or a worker is still starting, which Ctrl-C may hang up.
+        workers = int(words[words.index("--workers") + 1]) if "--workers" in words else 0
         eventually(lambda: "Uvicorn running" in self.printed(), command)
+        eventually(lambda: self.printed().count("Application startup complete") >= workers, command)
 
     def printed(self) -> str:
         if self.server is not None:
