@@ -289,9 +289,14 @@ def test_names_that_not_everybody_uses_are_imported_when_they_are_asked_for() ->
     """``import asgicore`` brings what every request needs; all other names are there as well."""
     later = run_python(LATE).split()
     assert {"asgicore._file_response", "asgicore._form_data", "asgicore._compression", "asgicore._sse"} <= set(later)
-    from asgicore import UploadFile
 
-    assert UploadFile is asgicore.UploadFile
+
+def test_name_that_not_everybody_uses_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an attribute of the package from then on; what is not there at all is an AttributeError as ever."""
+    monkeypatch.delitem(vars(asgicore), "UploadFile", raising=False)
+    assert "UploadFile" in dir(asgicore)
+    assert asgicore.UploadFile is sys.modules["asgicore._uploads"].UploadFile
+    assert "UploadFile" in vars(asgicore)
     with pytest.raises(AttributeError, match="module 'asgicore' has no attribute 'Uploads'"):
         asgicore.Uploads  # type: ignore[attr-defined]  # noqa: B018 - asked for what is not there
 
