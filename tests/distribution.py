@@ -21,6 +21,16 @@ class Indexed(list[str]):
         return self._places[name]
 
 
+def pending_of(workload: dict[str, dict[str, bool]]) -> int:
+    """How many tests of these files are not done: asked after each, and so the files that are done go.
+
+    pytest-xdist keeps them, and counts everything that a process has ever done.
+    """
+    for name in [name for name, tests in workload.items() if all(tests.values())]:
+        del workload[name]
+    return sum(not is_done for tests in workload.values() for is_done in tests.values())
+
+
 # They take more than twenty seconds each.
 LONG = (
     *("test_check_probes.py", "test_django_threads.py", "test_leaks.py", "test_check_own.py", "test_file_response.py"),
@@ -56,6 +66,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             scheduler.registered_collections[node] = Indexed(collection)
 
     scheduler._split_scope = group
+    scheduler._pending_of = pending_of
     scheduler.add_node_collection = add_indexed
     return scheduler
 

@@ -137,19 +137,12 @@ def test_quick_run_of_ours_gives_the_figures_of_fresh_processes(tmp_path: Path) 
 @needs_peers
 def test_quick_run_of_the_django_bridge_measures_both_handlers_and_puts_them_into_the_readme(tmp_path: Path) -> None:
     """Both handlers of the Django site are measured, in processes of their own, and have a table in the README."""
-    names = (
-        "django-async",
-        "django-sync-query",
-        "django-file-peak",
-        "django-threads",
-        "django-cycles",
-        "django-cancel",
-    )
+    names = ("django-async", "django-file-peak", "django-threads", "django-cycles", "django-cancel")
     run("--quick", "--only", *names, "--output", str(tmp_path))
     rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]}
     for row in rows.values():
         assert {"asgicore", "django"} <= set(row["results"]), row["note"]
-    for name in ("django-async", "django-sync-query", "django-file-peak", "django-cancel"):
+    for name in ("django-async", "django-file-peak", "django-cancel"):
         assert all(result["low"] > 0 for result in rows[name]["results"].values()), name
     # What Django's own handler is known for: that it is counted shows that ours is.
     assert rows["django-threads-async"]["results"]["django"]["low"] >= 1
