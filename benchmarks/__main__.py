@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import apart, commits, drive, files, processes
+from . import apart, commits, drive, files, processes, wire
 from .apps import PEERS, Peer
 from .report import OURS, Row, judge, print_row
 from .workloads import WORKLOADS, Goal, Workload
 
-NAMES = [*WORKLOADS, *processes.KINDS]
-GROUPS = {prefix: [name for name in NAMES if name.startswith(f"{prefix}-")] for prefix in ("wsgi", "django")}
+NAMES = [*WORKLOADS, *processes.KINDS, *wire.MEASUREMENTS]
+GROUPS = {prefix: [name for name in NAMES if name.startswith(f"{prefix}-")] for prefix in ("wsgi", "django", "wire")}
 HELP = f"{', '.join(NAMES)}; {', '.join(GROUPS)} for all that begin so"
 SCALES = {"µs": 1e6, "ms": 1e3}
 
@@ -23,7 +23,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*NAMES, *GROUPS], metavar="NAME", help=HELP)
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], metavar="PEER", help=", ".join(PEERS))
-    parser.add_argument("--rounds", type=int, help="how many (15, with --quick 3); a third of it for fresh processes")
+    parser.add_argument(
+        "--rounds", type=int, help="how many (15, with --quick 3); a third of it for fresh processes, half on the wire"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
     parser.add_argument("--check", action="store_true", help="check the answers, measure nothing")
     parser.add_argument("--core", type=int, help="the core to run on (the last one)")
@@ -45,10 +47,12 @@ class Run:
     """One run of the command."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        self.named: list[str] | None = options.peers
         self.peers: list[str] = options.peers or [*PEERS]
         self.is_quick: bool = options.quick
         self.seconds: float = 0.005 if self.is_quick else 0.05
         self.rounds: int = 0 if options.check else options.rounds or (3 if options.quick else 15)
+        self.wire_rounds: int = max(self.rounds // 2, 1)
         self.core: int | None = max(drive.cores(), default=None) if options.core is None else options.core
         self.failed: list[str] = []
 
@@ -118,6 +122,10 @@ class Run:
         self.failed += [row.note for row in rows if "failed (" in row.note]
         return rows
 
+    def on_the_wire(self, name: str) -> Row | None:
+        """Measure one server; ``None`` if what it needs is not installed."""
+        return wire.run(name, self.named, self.wire_rounds, 1 if self.is_quick else wire.SECONDS)
+
 
 def choose(given: list[str] | None) -> list[str]:
     """The rows of these names, groups among them."""
@@ -149,6 +157,7 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.CRITICAL)
     run = Run(options)
     rows: list[Row] = []
+    wire_rows: list[Row] = []
     names = choose(options.only)
     if options.check:
         run.check([WORKLOADS[name] for name in names if name in WORKLOADS])
@@ -157,14 +166,19 @@ def main(arguments: list[str]) -> int:
         if name in WORKLOADS:
             rows.append(run.in_process(WORKLOADS[name]))
             print_row(rows[-1])
+        elif name in wire.MEASUREMENTS:
+            if (row := run.on_the_wire(name)) is not None:
+                wire_rows.append(row)
         else:
             for row in run.fresh(name):
                 rows.append(row)
                 print_row(row)
     is_whole = not (options.only or options.peers or options.quick or options.check)
     folder = options.output or (files.RESULTS if is_whole else None)
-    if folder is not None and rows:
-        files.write(rows, run.rounds, folder)
+    if folder is not None:
+        for stem, some, rounds in (("results", rows, run.rounds), ("wire", wire_rows, run.wire_rounds)):
+            if some:
+                files.write(some, rounds, folder, stem)
         print(f"\nwritten to {folder}")
     for failure in run.failed:
         print(f"failed: {failure}", file=sys.stderr)

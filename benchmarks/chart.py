@@ -31,7 +31,7 @@ CHARTED = (
     "django-sync-query",
     "django-file",
     "django-inflight",
-    "wire",
+    "wire-hello",
     "wire-django-async",
     "wire-django-sync",
 )

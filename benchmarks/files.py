@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -18,6 +19,7 @@ from .report import OURS, Row, number, ratio, spread, verdict_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STEMS = {"results": "In process", "wire": "On the wire"}
+CPUS = Path("/proc/cpuinfo")
 README = RESULTS.parent.parent / "README.md"
 MARKS = ("<!-- figures:start -->", "<!-- figures:end -->")
 README_PEERS = (
@@ -44,7 +46,7 @@ IN_README = (
     "sync-download",
     "inflight",
     "import",
-    "wire",
+    "wire-hello",
 )
 README_BRIDGES = (OURS, "asgiref", "a2wsgi")
 BRIDGES_IN_README = ("wsgi-hello", "wsgi-upload", "wsgi-download", "wsgi-upload-peak", "wsgi-download-peak")
@@ -106,6 +108,8 @@ def conditions(what: str, rounds: int) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} {platform.machine()}"
+    if CPUS.exists() and (model := re.search(r"^model name\s*: (.+)$", CPUS.read_text(), re.MULTILINE)):
+        system += f", {model[1].strip()}"
     return {
         "what": what,
         "date": date.today().isoformat(),

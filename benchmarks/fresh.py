@@ -16,7 +16,7 @@ import os
 import statistics
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
@@ -44,15 +44,17 @@ TINY = 300_000
 
 FRESH = Workload("sync-fresh", "", text(""), ())
 FIRST = Workload("first-byte", "", text(""), ())
+LEFT = Workload("left-parts", "", text(""), ())
 WAIT = Workload("wait", "", text(shared.HELLO), ())
 DJANGO_WAIT = Workload("django-wait", "", text(shared.HELLO), ())
-DJANGO_WATCHED = Workload("django-watched", "", text(shared.HELLO), ())
 DJANGO_SLOW = Workload("django-slow", "", text(shared.HELLO), ())
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 TASKS = Path("/proc/self/task")
 QUIET_SECONDS = 0.3
 """Nothing that was going to happen by itself takes longer."""
+LEFT_AFTER = 20
+"""So many parts have come when a client leaves."""
 
 
 class UnsupportedError(Exception):
@@ -354,30 +356,75 @@ async def cancel(peer: str, number: int) -> dict[str, float]:
     return {"ms": spent * 1e3, "cpu_us_each": cpu / number * 1e6}
 
 
-async def django_cancel(peer: str, number: int) -> dict[str, float]:
-    """Microseconds from a disconnect to the cancelled view, and to the end of the request."""
-    app = build(peer, "django-watched")
-    view, end = [], []
+async def left_by(app: App, workload: Workload, number: int) -> dict[str, Any]:
+    """Microseconds from a disconnect to the cancelled endpoint, and to the end of the request."""
+    endpoint, end = [], []
     async with drive.lifespan(app):
         for _ in range(number):
-            flight = Flight(1, DJANGO_WATCHED)
+            flight = Flight(1, workload)
             await flight.start(app)
             shared.cancelled.clear()
             started = perf_counter()
             flight.channels[0].disconnect()
-            await flight.end()
+            _, waits = await asyncio.wait(flight.tasks, timeout=QUIET_SECONDS)
             end.append(perf_counter() - started)
-            if len(shared.cancelled) != 1:
-                raise WrongAnswerError("the view was not cancelled")
-            view.append(shared.cancelled[0] - started)
-    return {"view_us": statistics.median(view) * 1e6, "end_us": statistics.median(end) * 1e6}
+            if waits:
+                shared.gate.open.set()
+                await flight.end()
+            if not shared.cancelled:
+                return {"skipped": "the endpoint runs to its end"}
+            endpoint.append(shared.cancelled[0] - started)
+    return {"endpoint_us": statistics.median(endpoint) * 1e6, "end_us": statistics.median(end) * 1e6}
+
+
+async def left(peer: str, number: int) -> dict[str, Any]:
+    """Of each peer."""
+    return await left_by(build(peer, "wait"), WAIT, number)
+
+
+async def django_cancel(peer: str, number: int) -> dict[str, Any]:
+    """Of both handlers of the Django site."""
+    return await left_by(build(peer, "django-wait"), DJANGO_WAIT, number)
+
+
+class LeavingChannel(drive.Channel):
+    """A client that leaves within the parts of a stream."""
+
+    __slots__ = ("left_at", "number")
+
+    def __init__(self) -> None:
+        super().__init__(LEFT.body(), asyncio.Event)
+        self.number = 0
+        self.left_at = 0.0
+
+    async def send(self, message: Message) -> None:
+        self.number += bool(message.get("body"))
+        if self.number >= LEFT_AFTER and not self.left_at:
+            self.left_at = perf_counter()
+            self.disconnect()
+
+
+async def left_parts(peer: str, number: int) -> dict[str, float]:
+    """Parts that a synchronous generator is asked for after its client has left."""
+    app, parts = build(peer, "left-parts"), []
+    async with drive.lifespan(app):
+        for _ in range(number):
+            channel = LeavingChannel()
+            shared.yielded.clear()
+            await app(next(LEFT.scopes()), channel.receive, channel.send)
+            # A thread may be in the midst of a part.
+            await asyncio.sleep(10 * shared.LEFT_SECONDS)
+            if not channel.left_at:
+                raise WrongAnswerError(f"{channel.number} parts of {shared.LEFT_PARTS}")
+            parts.append(sum(at > channel.left_at for at in shared.yielded))
+    return {"parts": statistics.median(parts)}
 
 
 # --- threads --------------------------------------------------------------------------------------------
 
 
-async def django_threads(peer: str, number: int) -> dict[str, float]:
-    """Threads started for a request to an async view, and to a sync one."""
+async def threads_of(peer: str, workloads: Mapping[str, Workload], number: int) -> dict[str, float]:
+    """Threads started for a request."""
     started = 0
     start, start_bare = threading.Thread.start, _thread.start_new_thread
 
@@ -395,16 +442,26 @@ async def django_threads(peer: str, number: int) -> dict[str, float]:
     threading.Thread.start = counted  # type: ignore[assignment,method-assign]
     _thread.start_new_thread = counted_bare
     figures = {}
-    for name in ("async", "sync"):
-        workload = WORKLOADS[f"django-{name}"]
-        app = build(peer, workload.name)
-        async with drive.lifespan(app):
-            await drive.check(app, workload)
-            await drive.spend(app, workload, 10)
-            started = 0
-            await drive.spend(app, workload, number)
-            figures[name] = started / number
+    for name, workload in workloads.items():
+        with contextlib.suppress(UnsupportedError):
+            app = build(peer, workload.name)
+            async with drive.lifespan(app):
+                await drive.check(app, workload)
+                await drive.spend(app, workload, 10)
+                started = 0
+                await drive.spend(app, workload, number)
+                figures[name] = started / number
     return figures
+
+
+async def threads(peer: str, number: int) -> dict[str, float]:
+    """For an asynchronous endpoint, and for a synchronous one."""
+    return await threads_of(peer, {"async": WORKLOADS["hello"], "sync": WORKLOADS["thread"]}, number)
+
+
+async def django_threads(peer: str, number: int) -> dict[str, float]:
+    """For an async view, and for a sync one."""
+    return await threads_of(peer, {name: WORKLOADS[f"django-{name}"] for name in ("async", "sync")}, number)
 
 
 async def django_crowd(peer: str, number: int) -> dict[str, float]:
@@ -434,6 +491,12 @@ async def django_crowd(peer: str, number: int) -> dict[str, float]:
 # --- garbage --------------------------------------------------------------------------------------------
 
 CYCLES = {
+    "async": WORKLOADS["hello"],
+    "sync": WORKLOADS["thread"],
+    "stream": WORKLOADS["parts"],
+    "sync-stream": WORKLOADS["sync-parts"],
+}
+DJANGO_CYCLES = {
     "async": WORKLOADS["django-async"],
     "sync": WORKLOADS["django-sync"],
     "stream": Workload("django-parts", "", check_parts, ()),
@@ -443,23 +506,34 @@ CYCLES = {
 }
 
 
-async def django_cycles(peer: str, number: int) -> dict[str, float]:
+async def cycles_of(peer: str, workloads: Mapping[str, Workload], number: int) -> dict[str, float]:
     """Objects in reference cycles that a request leaves to the garbage collector."""
     shared.PARTS = 3
     figures = {}
-    for name, workload in CYCLES.items():
-        app = build(peer, workload.name)
-        async with drive.lifespan(app):
-            await drive.check(app, workload)
-            await drive.spend(app, workload, 10)
-            gc.collect()
-            gc.disable()
-            await drive.spend(app, workload, number)
-            # Callbacks and threads that a request leaves behind hold what is no cycle.
-            await asyncio.sleep(0.05)
-            figures[name] = gc.collect() / number
-            gc.enable()
+    for name, workload in workloads.items():
+        with contextlib.suppress(UnsupportedError):
+            app = build(peer, workload.name)
+            async with drive.lifespan(app):
+                await drive.check(app, workload)
+                await drive.spend(app, workload, 10)
+                gc.collect()
+                gc.disable()
+                await drive.spend(app, workload, number)
+                # Callbacks and threads that a request leaves behind hold what is no cycle.
+                await asyncio.sleep(0.05)
+                figures[name] = gc.collect() / number
+                gc.enable()
     return figures
+
+
+async def cycles(peer: str, number: int) -> dict[str, float]:
+    """Of each peer."""
+    return await cycles_of(peer, CYCLES, number)
+
+
+async def django_cycles(peer: str, number: int) -> dict[str, float]:
+    """Of both handlers of the Django site."""
+    return await cycles_of(peer, DJANGO_CYCLES, number)
 
 
 # --- what other tasks see -------------------------------------------------------------------------------
@@ -559,6 +633,10 @@ async def django_stall_form(peer: str, number: int) -> dict[str, Any]:
 KINDS: dict[str, Callable[[str, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "inflight": inflight,
     "cancel": cancel,
+    "left": left,
+    "left-parts": left_parts,
+    "threads": threads,
+    "cycles": cycles,
     "peak": peak,
     "sync-peak": sync_peak,
     "file-peak": file_peak,

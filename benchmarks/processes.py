@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,12 @@ def collect(kind: str, peers: Iterable[str], number: int, rounds: int, core: int
 
 
 def figures_of(results: Results, key: str, scale: float = 1.0) -> dict[str, list[float]]:
-    return {peer: [result[key] * scale for result in many] for peer, many in results.items()}
+    """Without the peers that have nothing of the kind."""
+    return {
+        peer: [result[key] * scale for result in many]
+        for peer, many in results.items()
+        if all(key in result for result in many)
+    }
 
 
 def limit(figures: dict[str, list[float]], text: str, value: float) -> list[Verdict]:
@@ -107,6 +112,64 @@ def cancel(plan: Plan) -> list[Row]:
     note = "; ".join(["wall time until every endpoint is cancelled and its request over", *notes])
     title = f"{number:,} clients leave at once while their endpoints wait"
     return [Row("cancel", title, "ms", figures_of(results, "ms"), [], note)]
+
+
+def left_rows(results: Results, notes: list[str], kind: str, endpoint: str) -> list[Row]:
+    note = "; ".join(["wall time", *notes])
+    cancelled, end = figures_of(results, "endpoint_us"), figures_of(results, "end_us")
+    return [
+        Row(kind, f"{endpoint}, from a disconnect to its cancellation", "µs", cancelled, [], note),
+        Row(f"{kind}-end", f"{endpoint}, from a disconnect to the end of the request", "µs", end, [], note),
+    ]
+
+
+def left(plan: Plan) -> list[Row]:
+    results, notes = collect("left", plan.peers, 50 if plan.is_quick else 500, plan.rounds, plan.core)
+    return left_rows(results, notes, "left", "an endpoint that waits")
+
+
+def left_parts(plan: Plan) -> list[Row]:
+    peers = [peer for peer in plan.peers if peer in STREAMERS]
+    results, notes = collect("left-parts", peers, 2 if plan.is_quick else 10, plan.rounds, plan.core)
+    figures = figures_of(results, "parts")
+    note = "; ".join(["a part takes 1 ms; 280 of 300 are left when the client leaves", *notes])
+    title = "synchronous generator: parts that it is asked for after a disconnect"
+    return [Row("left-parts", title, "parts", figures, limit(figures, OURS, 1), note)]
+
+
+def thread_rows(results: Results, notes: list[str], kind: str, titles: Mapping[str, str]) -> list[Row]:
+    rows = []
+    for name, title in titles.items():
+        figures = figures_of(results, name)
+        goals = limit(figures, OURS, 0) if name == "async" else []
+        rows.append(Row(f"{kind}-{name}", f"threads started for a request, {title}", "threads", figures, goals))
+    rows[0].note = "; ".join(notes)
+    return rows
+
+
+def threads(plan: Plan) -> list[Row]:
+    results, notes = collect("threads", plan.peers, 100, plan.rounds, plan.core)
+    return thread_rows(results, notes, "threads", {"async": "async endpoint", "sync": "sync endpoint"})
+
+
+COLLECTED = "found by gc.collect() after 100 requests without a collection"
+CYCLES = {
+    "async": "async endpoint",
+    "sync": "sync endpoint",
+    "stream": "stream, asynchronous parts",
+    "sync-stream": "stream, synchronous parts",
+}
+
+
+def cycles(plan: Plan) -> list[Row]:
+    results, notes = collect("cycles", plan.peers, 100, plan.rounds, plan.core)
+    note = "; ".join([COLLECTED, *notes])
+    rows = []
+    for name, title in CYCLES.items():
+        figures = figures_of(results, name)
+        title = f"objects in reference cycles left by a request, {title}"
+        rows.append(Row(f"cycles-{name}", title, "objects", figures, limit(figures, OURS, 0), note))
+    return rows
 
 
 def peak(plan: Plan) -> list[Row]:
@@ -238,7 +301,7 @@ def imports(plan: Plan) -> list[Row]:
 
 
 DJANGO_FILE_BYTES = 200 * shared.MIB
-CYCLES = {
+DJANGO_CYCLES = {
     "async": "async view",
     "sync": "sync view",
     "stream": "stream, asynchronous parts",
@@ -282,13 +345,7 @@ def django_inflight(plan: Plan) -> list[Row]:
 
 def django_threads(plan: Plan) -> list[Row]:
     results, notes = django_collect("django-threads", plan, 100)
-    rows = []
-    for name in ("async", "sync"):
-        figures = figures_of(results, name)
-        goals = limit(figures, OURS, 0) if name == "async" else []
-        title = f"Django, threads started for a request, {name} view"
-        rows.append(Row(f"django-threads-{name}", title, "threads", figures, goals, "; ".join(notes)))
-    return rows
+    return thread_rows(results, notes, "django-threads", {"async": "Django's async view", "sync": "Django's sync view"})
 
 
 def django_crowd(plan: Plan) -> list[Row]:
@@ -302,10 +359,9 @@ def django_crowd(plan: Plan) -> list[Row]:
 
 def django_cycles(plan: Plan) -> list[Row]:
     results, notes = django_collect("django-cycles", plan, 100, (*HANDLERS, BARE.name))
-    how = "found by gc.collect() after 100 requests without a collection; raw is Django's own code without a handler"
-    note = "; ".join([how, *notes])
+    note = "; ".join([COLLECTED, "raw is Django's own code without a handler", *notes])
     rows = []
-    for name, title in CYCLES.items():
+    for name, title in DJANGO_CYCLES.items():
         figures = figures_of(results, name)
         goals = []
         if {OURS, BARE.name} <= figures.keys():
@@ -318,17 +374,16 @@ def django_cycles(plan: Plan) -> list[Row]:
 
 def django_cancel(plan: Plan) -> list[Row]:
     results, notes = django_collect("django-cancel", plan, 50 if plan.is_quick else 500)
-    note = "; ".join(["wall time", *notes])
-    view, end = figures_of(results, "view_us"), figures_of(results, "end_us")
-    return [
-        Row("django-cancel", "Django, from a disconnect to the cancelled async view", "µs", view, [], note),
-        Row("django-cancel-end", "Django, from a disconnect to the end of the request", "µs", end, [], note),
-    ]
+    return left_rows(results, notes, "django-cancel", "Django's async view")
 
 
 KINDS: dict[str, Callable[[Plan], list[Row]]] = {
     "inflight": inflight,
     "cancel": cancel,
+    "left": left,
+    "left-parts": left_parts,
+    "threads": threads,
+    "cycles": cycles,
     "import": imports,
     "peak": peak,
     "sync-peak": sync_peak,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from functools import cache
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, BinaryIO
 
 KIB = 2**10
@@ -108,7 +108,7 @@ def sync_fresh() -> Iterator[bytes]:
 
 
 yielded: list[float] = []
-"""When the generator of "first-byte" had its first part."""
+"""When the generator of "first-byte" had its first part; when that of "left-parts" had each of its own."""
 
 
 def sync_first() -> Iterator[bytes]:
@@ -118,11 +118,24 @@ def sync_first() -> Iterator[bytes]:
     yield PART
 
 
+LEFT_PARTS = 300
+LEFT_SECONDS = 0.001
+
+
+def sync_left() -> Iterator[bytes]:
+    """Parts of a stream whose client leaves, each of which takes a while, and when they were there."""
+    for _ in range(LEFT_PARTS):
+        sleep(LEFT_SECONDS)
+        yielded.append(perf_counter())
+        yield PART
+
+
 GENERATORS = {
     "sync-parts": sync_parts,
     "sync-download": sync_download,
     "sync-fresh": sync_fresh,
     "first-byte": sync_first,
+    "left-parts": sync_left,
 }
 """Synchronous generators, by the name of the workload that streams them."""
 
@@ -160,6 +173,10 @@ def read_back(file: BinaryIO | SpooledTemporaryFile[bytes]) -> int:
     return size
 
 
+cancelled: list[float] = []
+"""When endpoints were cancelled that waited at the gate."""
+
+
 class Gate:
     """Where the endpoints of "wait" wait."""
 
@@ -176,14 +193,14 @@ class Gate:
         self._missing -= 1
         if self._missing == 0:
             self.full.set()
-        await self.open.wait()
+        try:
+            await self.open.wait()
+        except BaseException:
+            cancelled.append(perf_counter())
+            raise
 
 
 gate = Gate()
-
-
-cancelled: list[float] = []
-"""When the endpoints of "watched" were cancelled."""
 
 
 class Crowd:

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.wire``: requests over sockets, asked for by ``wrk``.
+"""``python -m benchmarks.wire``: requests over sockets, asked for by ``wrk`` or ``oha``.
 
-One worker on the first core (uvicorn with httptools and uvloop; Granian), ``wrk`` with 64 connections on the second
+One worker on the first core (uvicorn with httptools and uvloop; Granian), the client with 64 connections on the second
 one; each server in turn, the rounds interleaved; requests per second beside those of the reference.
 """
 
@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,18 @@ from .apps import HANDLERS, PEERS, App, Peer
 from .report import OURS, Row, Verdict, number, ratio, spread, verdict_text
 
 CONNECTIONS = 64
+CLIENTS = {
+    "wrk": ("-t1", f"-c{CONNECTIONS}", "-d{seconds}s"),
+    "oha": ("--no-tui", "-c", f"{CONNECTIONS}", "-z", "{seconds}s"),
+}
+"""What asks for answers: the first that is installed. Both print ``Requests/sec:``."""
+# wrk says so in words; oha counts statuses and errors, those among them that the end of its time has cut short.
+FAILURES = re.compile(
+    r"Non-2xx|Socket errors|^ +\[(?!2\d\d\] \d+ responses|\d+\] aborted due to deadline)", re.MULTILINE
+)
 START_SECONDS = 30
+ROUNDS = 7
+SECONDS = 5
 VARIABLES = ("BENCHMARKS_ROW", "BENCHMARKS_PEER")
 """What tells a server's process which application to build."""
 
@@ -83,7 +94,9 @@ def django(title: str, app: str, goal: float | None, server: str) -> Measurement
 
 
 MEASUREMENTS = {
-    "wire": Measurement("hello", "hello", PEERS, ("raw", "starlette-pair", "asgicore", "asgicore-notify"), "raw", 0.92),
+    "wire-hello": Measurement(
+        "hello", "hello", PEERS, ("raw", "starlette-pair", "asgicore", "asgicore-notify"), "raw", 0.92
+    ),
     **{
         f"wire-{app}{suffix}": django(title, app, goal, server)
         for server, suffix in (("uvicorn", ""), ("granian", "-granian"))
@@ -157,18 +170,25 @@ def check(url: str) -> bool:
     return True
 
 
+def client() -> str | None:
+    """The one of ``CLIENTS`` that is installed."""
+    return next(filter(shutil.which, CLIENTS), None)
+
+
 def requests_per_second(url: str, seconds: int, core: int) -> float:
-    """One run of ``wrk``.
+    """One run of the client.
 
     Raises:
         RuntimeError: There were errors, so the figure would mean nothing.
     """
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", url]
+    name = client()
+    assert name is not None
+    command = [name, *(part.format(seconds=seconds) for part in CLIENTS[name]), url]
     with drive.bound(core if core in drive.cores() else None):
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    if found is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        raise RuntimeError(f"wrk: {done.stdout}")
+    if found is None or FAILURES.search(done.stdout):
+        raise RuntimeError(f"{name}: {done.stdout}")
     return float(found[1])
 
 
@@ -198,31 +218,35 @@ def judge(measurement: Measurement, figures: dict[str, list[float]]) -> list[Ver
 
 def missing(measurement: Measurement) -> str:
     """What is not installed."""
+    if client() is None:
+        return "wrk is not installed, nor is oha (https://github.com/wg/wrk, https://github.com/hatoo/oha)"
     for name in SERVERS[measurement.server].needs:
         try:
             importlib.import_module(name)
         except ImportError:
-            return name
+            return f"{name} is not installed (pip install 'asgicore[server]')"
     return ""
 
 
-def run(name: str, options: argparse.Namespace, note: Callable[[str], None]) -> Row | None:
-    """One row; ``None`` if it is left out, and ``note`` is told why."""
+def run(name: str, given: Sequence[str] | None, rounds: int, seconds: int) -> Row | None:
+    """One row, of these peers or of its own; ``None`` if it is left out, which is said."""
     measurement = MEASUREMENTS[name]
-    peers = [peer for peer in options.peers or measurement.chosen if peer in measurement.peers]
-    if options.peers and not peers:
+    peers = [peer for peer in given or measurement.chosen if peer in measurement.peers]
+    if given and not peers:
         return None
-    if name_missing := missing(measurement):
-        note(f"{name}: skipped: {name_missing} is not installed (pip install 'asgicore[server]')")
+    if reason := missing(measurement):
+        print(f"{name}: skipped: {reason}")
         return None
-    figures = measure(name, peers, options.rounds, options.seconds)
-    where = f"{SERVERS[measurement.server].title}, one worker, {CONNECTIONS} connections, {options.seconds} s a run"
+    figures = measure(name, peers, rounds, seconds)
+    where = f"{client()}, {SERVERS[measurement.server].title}, one worker, {CONNECTIONS} connections, {seconds} s a run"
     if len(drive.cores()) < 2:
         where += "; server and client share one core"
     title = f"{measurement.title} on the wire, requests per second"
     if measurement.server != "uvicorn":
         title += f" ({SERVERS[measurement.server].title.partition(',')[0]})"
-    return Row(name, title, "requests/s", figures, judge(measurement, figures), where, is_higher_better=True)
+    row = Row(name, title, "requests/s", figures, judge(measurement, figures), where, is_higher_better=True)
+    print_row(row, measurement.reference)
+    return row
 
 
 def print_row(row: Row, reference: str) -> None:
@@ -239,30 +263,24 @@ def parse(arguments: list[str]) -> Any:
     names = [*MEASUREMENTS, *GROUPS]
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], metavar="PEER", help=", ".join(PEERS))
-    parser.add_argument("--rounds", type=int, help="how many (7, with --quick 1)")
-    parser.add_argument("--seconds", type=int, help="length of one run (5, with --quick 1)")
+    parser.add_argument("--rounds", type=int, help=f"how many ({ROUNDS}, with --quick 1)")
+    parser.add_argument("--seconds", type=int, help=f"length of one run ({SECONDS}, with --quick 1)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument(
         "--output", type=Path, help="folder for the files; without it only a run of the defaults writes them"
     )
     options = parser.parse_args(arguments)
     options.is_default = not (options.quick or options.rounds or options.seconds or options.peers or options.only)
-    options.rounds = options.rounds or (1 if options.quick else 7)
-    options.seconds = options.seconds or (1 if options.quick else 5)
+    options.rounds = options.rounds or (1 if options.quick else ROUNDS)
+    options.seconds = options.seconds or (1 if options.quick else SECONDS)
     return options
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if shutil.which("wrk") is None:
-        print("skipped: wrk is not installed (https://github.com/wg/wrk)")
-        return 0
-    rows = []
-    for name in [name for given in options.only or MEASUREMENTS for name in GROUPS.get(given, [given])]:
-        row = run(name, options, print)
-        if row is not None:
-            rows.append(row)
-            print_row(row, MEASUREMENTS[name].reference)
+    names = [name for given in options.only or MEASUREMENTS for name in GROUPS.get(given, [given])]
+    found = [run(name, options.peers, options.rounds, options.seconds) for name in names]
+    rows = [row for row in found if row is not None]
     folder = options.output or (files.RESULTS if options.is_default else None)
     if folder is not None and rows:
         files.write(rows, options.rounds, folder, "wire")

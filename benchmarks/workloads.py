@@ -6,12 +6,12 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Any
 
 from . import shared
-from .apps import BARE, HANDLERS, Peer, compression, events, hops, wsgi
+from .apps import BARE, HANDLERS, OBSERVED, PEERS, Peer, compression, events, hops, wsgi
 
 Message = dict[str, Any]
 
@@ -407,15 +407,14 @@ WORKLOADS = {
             app="hello",
             is_task_each=True,
         ),
-        Workload("hello-uvloop", "hello on uvloop", text(shared.HELLO), HELLO_GOALS, app="hello", loop="uvloop"),
         Workload(
-            "hello-trio",
-            "hello on trio",
+            "observe",
+            "hello, with an observer",
             text(shared.HELLO),
             (),
             app="hello",
-            loop="trio",
-            peers=("raw", "asgicore", "asgicore-notify", "starlette-pair", "starlette"),
+            own_peers=(*(PEERS[name] for name in ("raw", "asgicore")), OBSERVED),
+            note="the observer is a function that does nothing",
         ),
         Workload(
             "thread",
@@ -526,6 +525,24 @@ WORKLOADS = {
         ),
     )
 }
+
+# What the loop changes, in one row of each kind.
+ON_OTHER_LOOPS = ("hello", "inspect", "json", "count", "whole", "parts", "thread", "sync-parts")
+ON_TRIO = ("raw", "asgicore", "asgicore-notify", "starlette-pair", "starlette")
+OF_ASYNCIO = ("thread", "sync-parts")
+"""Where raw is run_in_executor."""
+
+
+def on(loop: str, name: str) -> Workload:
+    """The same on another loop; on trio with the peers that know it, and without goals."""
+    workload = WORKLOADS[name]
+    more: dict[str, Any] = {}
+    if loop == "trio":
+        more = {"goals": (), "peers": tuple(peer for peer in ON_TRIO if peer != "raw" or name not in OF_ASYNCIO)}
+    return replace(workload, name=f"{name}-{loop}", title=f"{workload.title}, on {loop}", app=name, loop=loop, **more)
+
+
+WORKLOADS |= {row.name: row for loop in ("uvloop", "trio") for row in (on(loop, name) for name in ON_OTHER_LOOPS)}
 
 DJANGO_GOALS = (Goal("asgicore", "django", 1 / 12),)
 DJANGO: dict[str, Any] = {"own_peers": tuple(HANDLERS.values()), "is_apart": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -127,11 +128,14 @@ def test_quick_run_of_the_bridges_times_all_and_puts_them_into_the_readme(tmp_pa
 
 def test_quick_run_of_ours_gives_the_figures_of_fresh_processes(tmp_path: Path) -> None:
     """Memory and the time to the first byte of synchronous code are measured in processes of their own."""
-    names = ("sync-peak", "wsgi-upload-peak", "first-byte")
+    names = ("sync-peak", "wsgi-upload-peak", "first-byte", "left", "left-parts", "threads", "cycles")
     run("--quick", "--only", *names, "--peers", "asgicore", "--output", str(tmp_path))
     rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["rows"]}
-    for name in (*names, "first-part"):
+    for name in ("sync-peak", "wsgi-upload-peak", "first-byte", "first-part", "left", "left-end"):
         assert rows[name]["results"]["asgicore"]["low"] > 0, rows[name]["note"]
+    nothing = ("threads-async", "cycles-async", "cycles-sync", "cycles-stream", "cycles-sync-stream")
+    assert [rows[name]["results"]["asgicore"]["high"] for name in nothing] == [0] * len(nothing)
+    assert rows["left-parts"]["results"]["asgicore"]["high"] <= 2
 
 
 @needs_peers
@@ -168,6 +172,54 @@ print(figures, notes)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.stdout == "{} [('nobody', 'failed: exit status 2')]\n", done.stderr
+
+
+OHA = """\
+#!/bin/sh
+test "$*" = "--no-tui -c 64 -z 3s http://127.0.0.1:1/" || exit 2
+cat <<END
+Summary:
+  Success rate:\t100.00%
+  Requests/sec:\t1234.5678
+
+Response time histogram:
+  0.001 sec [7400] |■■■■■■■■
+
+Status code distribution:
+  [{status}] 7400 responses
+
+Error distribution:
+  [64] {error}
+END
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "printed"),
+    [
+        (200, "aborted due to deadline", "1234.5678\n"),
+        (503, "aborted due to deadline", "RuntimeError\n"),
+        (200, "connection closed before message completed", "RuntimeError\n"),
+    ],
+)
+def test_oha_asks_where_wrk_is_not_installed(status: int, error: str, printed: str, tmp_path: Path) -> None:
+    """Its figure counts where every answer was right; what the end of its time has cut short is no failure."""
+    (tmp_path / "oha").write_text(OHA.format(status=status, error=error), encoding="utf-8")
+    (tmp_path / "oha").chmod(0o755)
+    (tmp_path / "cat").symlink_to(shutil.which("cat") or "/bin/cat")
+    code = """
+from benchmarks import wire
+assert wire.client() == "oha"
+try:
+    print(wire.requests_per_second("http://127.0.0.1:1/", 3, 0))
+except RuntimeError as exc:
+    print(type(exc).__name__)
+"""
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout == printed, done.stderr
 
 
 @needs_peers

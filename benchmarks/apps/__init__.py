@@ -69,6 +69,8 @@ PEERS = {
     )
 }
 
+OBSERVED = Peer("asgicore-observed", "ours", "asgicore", "observed")
+
 
 HANDLERS = {
     peer.name: peer

@@ -5,7 +5,6 @@ Its settings are those of a production site. A process has one site, so each han
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -173,16 +171,6 @@ async def wait(request: Any) -> HttpResponse:
     return HttpResponse(shared.HELLO, content_type=TEXT)
 
 
-async def watched(request: Any) -> HttpResponse:
-    """Notes when it is cancelled."""
-    try:
-        await shared.gate.wait()
-    except asyncio.CancelledError:
-        shared.cancelled.append(perf_counter())
-        raise
-    return HttpResponse(shared.HELLO, content_type=TEXT)
-
-
 def slow(request: Any) -> HttpResponse:
     shared.crowd.wait()
     return HttpResponse(shared.HELLO, content_type=TEXT)
@@ -211,7 +199,6 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
     "django-form": form,
     "django-kept": kept,
     "django-wait": wait,
-    "django-watched": watched,
     "django-slow": slow,
     "django-error": error,
     "django-sync-error": sync_error,

@@ -86,6 +86,10 @@ def filed(path: Callable[[], str]) -> Endpoint:
     return endpoint
 
 
+def nothing(*_: object) -> None:
+    """An observer that has nothing to do."""
+
+
 ENDPOINTS: dict[str, Endpoint] = {
     "hello": hello,
     "inspect": inspect,
@@ -105,7 +109,7 @@ ENDPOINTS: dict[str, Endpoint] = {
 
 
 def build(workload: str, variant: str) -> App | None:
-    """``variant``: the defaults are "cancel"; "notify" and "stream" differ in one option each."""
+    """``variant``: the defaults are "cancel"; "notify", "stream" and "observed" differ in one option each."""
     if variant == "stream" and workload not in ("hello", "inspect", "json", "form", "form-upload"):
         return None
     return Handler(
@@ -113,5 +117,6 @@ def build(workload: str, variant: str) -> App | None:
         # An upload that is counted as it comes needs no spool.
         body="stream" if variant == "stream" or workload == "count" else "spool",
         on_disconnect="notify" if variant == "notify" else "cancel",
+        observe=nothing if variant == "observed" else (),
         limits=Limits(max_body_bytes=shared.LIMIT_BYTES),
     )
