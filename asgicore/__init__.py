@@ -63,7 +63,7 @@ if typing.TYPE_CHECKING:
     from ._signals import close_on_signals as close_on_signals
     from ._sse import ServerSentEvent as ServerSentEvent
     from ._uploads import UploadFile as UploadFile
-else:  # for a type checker, with this, every name would be one that is here
+else:  # a type checker that saw __getattr__() would take any name for one that is here
     # Not every application uses these, which bring a third of all modules: imported when they are first asked for.
     _LATE = {
         "Compression": "_compression",

@@ -47,6 +47,9 @@ class _Alone(Handler):
     caller's to answer.
     """
 
+    def _import_late(self) -> None:
+        """Made when the package is imported; a response alone is asked for nothing."""
+
     def create_request(self, scope: Any, body: Body) -> tuple[Response, None]:
         if scope.channel.reader is None:
             scope.channel.reader = body

@@ -15,16 +15,13 @@ from typing import Final, TypeVar, TypeVarTuple
 
 from ._paths import is_inside
 from ._ranges import Segment
-from ._spool import BATCH_BYTES, in_file_thread
+from ._spool import BATCH_BYTES, BLOCK_BYTES, in_file_thread
 from .errors import ContentLengthError, ResponseStateError
 
 __all__ = ["FileBlocks", "find_under", "is_missing", "open_regular"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-# The usual body message: such a block need not be cut, which copies.
-_BLOCK_BYTES: Final = 65536
 
 # Opening a FIFO would wait for its other end; a terminal must not become ours.
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -180,7 +177,7 @@ class FileBlocks:
 
     def whole(self) -> bytes | None:
         """The body, if all of it was read and goes into one message; it is then not given again."""
-        if self._left or self._size > _BLOCK_BYTES:
+        if self._left or self._size > BLOCK_BYTES:
             return None
         body, self._ready = b"".join(self._ready[::-1]), []
         return body
@@ -205,7 +202,7 @@ class FileBlocks:
             room -= missing
             file.seek(offset)
             while missing:
-                block = file.read(min(missing, _BLOCK_BYTES))
+                block = file.read(min(missing, BLOCK_BYTES))
                 if not block:
                     raise self._fell_short(missing)
                 missing -= len(block)

@@ -25,7 +25,7 @@ from ._streaming_response import StreamingResponse
 from ._threads import Threads
 from ._watch import Listener, is_cancelled, log_cut, run_shielded
 from ._writer import Writer
-from .errors import UsageError
+from .errors import RequestError, UsageError
 from .types import RawHeaders, Scope, Send
 
 Closer: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -37,6 +37,25 @@ _HAS_NOTHING_TO_CLOSE: Final = Response.aclose
 
 is_head: Final[ContextVar[bool]] = ContextVar("asgicore_is_head", default=False)
 """Whether the response that a hook sends is to a HEAD, which a writer around a ``send`` of its own cannot see."""
+
+
+OBSERVATION: Final[ContextVar[Any]] = ContextVar("asgicore_observation", default=None)
+"""What the observers of the current request are told by; ``None`` where there are none."""
+
+
+def note_error(error: BaseException | None, subject: object) -> None:
+    """Have the observers of the current request know of an error that was answered where the engine does not see it.
+
+    Args:
+        error: What was raised.
+        subject: The request, or its body: the current request may be that of another handler around this one.
+    """
+    observation = OBSERVATION.get()
+    if error is not None and observation is not None and observation.is_about(subject):
+        if isinstance(error, RequestError):
+            observation.note(error)
+        else:
+            observation.note_elsewhere(error)
 
 
 def _of_the_iterator(cancelled: BaseException) -> UsageError:
@@ -248,4 +267,4 @@ class OfThread(local):
 
     def __init__(self) -> None:
         self.waiting = Waiting()
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, Any] | None = None

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from anyio import CancelScope, Event, move_on_after
@@ -37,7 +38,6 @@ from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope
 from ._lifespan import Lifespan, bind_lifespan, refuse_websocket, run_lifespan
 from ._request import Request
 from ._response import Background, Response
-from ._spool import prepare_files
 from ._stepped import SteppedListener
 from ._streaming_response import StreamingResponse
 from ._threads import Threads
@@ -166,6 +166,7 @@ class Handler(Hooks):
         if body == "stream" and not self._is_async and endpoint is not None:
             raise ValueError("a synchronous endpoint runs when its body is here; leave out body='stream'")
         self.endpoint = endpoint
+        self._import_late()
         self._owns_threads = threads is None
         self.threads: Threads = Threads() if threads is None else threads
         self.limits = limits
@@ -175,8 +176,8 @@ class Handler(Hooks):
         self._cancels = on_disconnect == "cancel"
         self.grace_seconds = grace_seconds
         self._lifespan = None if lifespan is None else bind_lifespan(lifespan, self)
-        # For servers that keep no state between lifespan and requests: the last one, for threads without one.
-        self._state: dict[str, Any] = {}
+        # Of the lifespans that run, where the server keeps no state between them and requests.
+        self._states: dict[object, dict[str, Any]] = {}
         self._here = OfThread()
         # One for each event loop that serves this.
         self._lifespans: set[object] = set()
@@ -184,8 +185,6 @@ class Handler(Hooks):
         self._reads_itself = self._overrides("read_body")
         self._listens_itself = self._overrides("listen_for_disconnect")
         self._sends_itself = self._overrides("send_response")
-        if self._keeps:
-            prepare_files()
         self._answering: Callable[[Any], Awaitable[Response]] = (
             cast("Callable[[Any], Awaitable[Response]]", endpoint)
             if self._is_async and not self._overrides("run_get_response")
@@ -210,6 +209,16 @@ class Handler(Hooks):
             # In place of the method: a handler without observers does nothing to find that out.
             vars(self)["handle"] = partial(Observers(observe, self._as_told).serve, partial(type(self).handle, self))
 
+    def _import_late(self) -> None:
+        """Import what some requests ask for, and not every program that imports the package needs.
+
+        No request has to wait for it then, nor finds that the process has no descriptor left to read it by.
+        """
+        for name in ("hashlib", "tempfile"):
+            import_module(name)
+        for name in ("_accept", "_form"):
+            import_module(f".{name}", __package__)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope.
 
@@ -218,13 +227,10 @@ class Handler(Hooks):
         """
         kind = scope.get("type")
         if kind == "http":
-            if self._state and scope.get("state") is None:
-                scope = {**scope, "state": dict(self._here.state or self._state)}
+            if self._states and scope.get("state") is None:
+                scope = self._with_state(scope)
             await self.handle(scope, receive, send)
         elif kind == "lifespan":
-            if scope.get("state") is None:
-                self._state = self._here.state = {}
-                scope = {**scope, "state": self._state}
             await self._live(scope, receive, send)
         elif kind == "websocket":
             await refuse_websocket(scope, receive, send)
@@ -234,6 +240,14 @@ class Handler(Hooks):
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a lifespan. Where several loops have one each, the threads end with the last one."""
         mark = object()
+        state: dict[str, Any] | None = None
+        if scope.get("state") is None:
+            state = {}
+            scope = {**scope, "state": state}
+
+        def begin() -> None:
+            if state is not None:
+                self._here.state = self._states[mark] = state
 
         async def end() -> None:
             self._lifespans.discard(mark)
@@ -242,9 +256,18 @@ class Handler(Hooks):
 
         self._lifespans.add(mark)
         try:
-            await run_lifespan(self._lifespan, scope, receive, send, end)
+            await run_lifespan(self._lifespan, scope, receive, send, end, begin)
         finally:
             self._lifespans.discard(mark)
+            if self._states.pop(mark, None) is not None and self._here.state is state:
+                self._here.state = None
+
+    def _with_state(self, scope: Scope) -> Scope:
+        """The scope with what its loop's lifespan has yielded, or, in a thread without one, the last that began."""
+        state = self._here.state
+        if state is None:
+            state = next(reversed(list(self._states.values())), {})
+        return {**scope, "state": dict(state)}
 
     async def _end_threads(self) -> None:
         """The lifespan is over. Should another one begin, in tests, it gets new threads."""

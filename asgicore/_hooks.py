@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from ._body import Body
 from ._chunks import slice_bytes
-from ._exchange import Exchange, is_head
+from ._exchange import Exchange, is_head, note_error
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import check_request_headers, list_headers
 from ._jobs import Job
@@ -83,11 +83,12 @@ class Hooks:
             if declared is not None:
                 body.declare(declared, self.checks_content_length)
         except RequestError as exc:
-            from ._observe import note_error
-
-            note_error(exc, body)
-            return None, self.handle_http_error(None, exc)
+            return None, self._refuse_head(exc, body)
         return self.request_class(scope, body), None
+
+    def _refuse_head(self, error: RequestError, body: Body) -> Response:
+        note_error(error, body)
+        return self.handle_http_error(None, error)
 
     async def read_body(self, receive: Receive) -> SpooledTemporaryFile[bytes]:
         """Read the body to its end into a file, positioned at 0. Called with ``body="spool"``, before the endpoint.

@@ -52,8 +52,12 @@ async def run_lifespan(
     receive: Receive,
     send: Send,
     end: Callable[[], Awaitable[object]],
+    begin: Callable[[], object] | None = None,
 ) -> None:
-    """Answer one lifespan scope, from startup to shutdown; ``end`` comes after the application's part.
+    """Answer one lifespan scope, from startup to shutdown.
+
+    ``begin`` is called when the application's startup is complete and ``scope["state"]`` has what it yielded, ``end``
+    after its shutdown.
 
     A failure is logged with its traceback and reported to the server with its message; it is not raised
     as well, which servers take for an application without lifespan support.
@@ -71,6 +75,8 @@ async def run_lifespan(
         async with lifespan() as state:
             if state is not None:
                 _share(state, scope)
+            if begin is not None:
+                begin()
             await send({"type": "lifespan.startup.complete"})
             phase = "run"
             try:

@@ -12,13 +12,13 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, Final, TypeAlias, cast
 
 from ._body import Body
 from ._callables import is_async_callable
-from ._exchange import Exchange
+from ._exchange import OBSERVATION, Exchange
 from ._extensions import PATHSEND, TRAILERS, ZEROCOPYSEND
 from ._headers import encode_field, find, list_headers, pairs
 from ._observer import Observe, Observer, ObserverCall, Outcome, Timings
@@ -29,7 +29,7 @@ from ._writer import tap_send
 from .errors import HTTPError, InvalidHeaderError, RequestError, ThreadsBusyError
 from .types import Message, RawHeaders, Receive, Scope, Send
 
-__all__ = ["ObservedExchange", "Observers", "note_error"]
+__all__ = ["ObservedExchange", "Observers"]
 
 logger = logging.getLogger("asgicore")
 
@@ -76,7 +76,7 @@ class Observers:
                 fields = _Unreadable(exc)
             scope = {**scope, "headers": fields}
         observation = _Observation(self, scope, receive)
-        token = _current.set(observation)
+        token = OBSERVATION.set(observation)
         raised: BaseException | None = None
         try:
             observation.enter()
@@ -92,7 +92,7 @@ class Observers:
             observation.finish(raised)
             raised = None
             with suppress(ValueError):  # another context: the loop has given the request up
-                _current.reset(token)
+                OBSERVATION.reset(token)
 
 
 class _Unreadable:
@@ -262,7 +262,7 @@ class _Observation:
         """Tell all observers, then leave what they have entered."""
         timings = self.timings(monotonic())
         # The loop has given the request up in the middle of something else, whose context is none of ours.
-        is_elsewhere = _current.get() is not self
+        is_elsewhere = OBSERVATION.get() is not self
         outcome = self._judge(raised, is_elsewhere)
         error = self._answered
         if error is None:
@@ -311,24 +311,6 @@ class _Observation:
         return Outcome.REFUSED if self.is_refused else Outcome.COMPLETED
 
 
-_current: Final[ContextVar[_Observation | None]] = ContextVar("asgicore_observation", default=None)
-
-
-def note_error(error: BaseException | None, subject: object) -> None:
-    """Have the observers of the current request know of an error that was answered where the engine does not see it.
-
-    Args:
-        error: What was raised.
-        subject: The request, or its body: the current request may be that of another handler around this one.
-    """
-    observation = _current.get()
-    if error is not None and observation is not None and observation.is_about(subject):
-        if isinstance(error, RequestError):
-            observation.note(error)
-        else:
-            observation.note_elsewhere(error)
-
-
 class ObservedExchange(Exchange):
     """An exchange that somebody looks at."""
 
@@ -337,7 +319,7 @@ class ObservedExchange(Exchange):
 
     def __init__(self, scope: Scope, body: Body, send: Send, chunk_size: int) -> None:
         super().__init__(scope, body, send, chunk_size)
-        observation = _current.get()
+        observation = OBSERVATION.get()
         # There is none, or it has another exchange already, where handle() was called as the class has it.
         if observation is not None and observation.exchange is None:
             self._observation = observation

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 from ._threads import Threads
@@ -24,6 +23,9 @@ BATCH_BYTES: Final = 2**20
 """What one hop to a worker thread writes or reads: at 1 MiB the hops cost a few percent, at 64 KiB they cost more
 than the writing (200 MiB: 0.07 s and 0.24 s)."""
 
+BLOCK_BYTES: Final = 65536
+"""The usual body message: a block of this size that is read need not be cut, which copies."""
+
 # How many parts one system call takes: Linux' limit; POSIX promises 16, and the systems in use 1024.
 _IOV_MAX: Final = 1024
 
@@ -35,13 +37,8 @@ _COPY_BELOW: Final = 4096
 _files: Final = Threads(40, max_waiting=None)
 
 
-def prepare_files() -> None:
-    """Import what ``new_file()`` needs, for no request to wait for: twenty modules that not every program needs."""
-    import_module("tempfile")
-
-
 def new_file(max_bytes: int) -> SpooledTemporaryFile[bytes]:
-    """A file that is in memory as long as it is not larger than this."""
+    """A file that is in memory as long as it is not larger than this, or than a byte."""
     from tempfile import SpooledTemporaryFile
 
     return SpooledTemporaryFile(max_size=max(max_bytes, 1))

@@ -33,7 +33,17 @@ from asgicore import (
     _spool,
 )
 from asgicore._threads import SHARED
-from asgicore.testing import DAPHNE, Channel, Client, LeakGuard, body_messages, call, check_messages, http_scope
+from asgicore.testing import (
+    DAPHNE,
+    Channel,
+    Client,
+    LeakGuard,
+    LifespanError,
+    body_messages,
+    call,
+    check_messages,
+    http_scope,
+)
 from asgicore.wsgi_bridge import WSGIHandler
 
 SECONDS = 10
@@ -347,18 +357,68 @@ def test_lifespan_gives_each_loop_its_own_state_where_the_server_keeps_none(back
         yield {"thread": threading.get_ident()}
 
     async def endpoint(request: Request) -> Response:
-        return Response(str(request.state["thread"] == threading.get_ident()))
+        return Response(str(request.state.get("thread") == threading.get_ident()) + str(len(request.state)))
 
     handler = Handler(endpoint, lifespan=lifespan)
 
     async def serves() -> None:
         async with Client(handler, server=DAPHNE_WITH_LIFESPAN) as client:
             await SHARED.run(both.wait)
-            assert (await client.get("/")).body == b"True"
+            assert (await client.get("/")).body == b"True1"
+            elsewhere = partial(anyio.run, partial(call, handler, state=None))
+            assert (await SHARED.run(elsewhere)).body == b"False1"
             await SHARED.run(both.wait)
 
     run_at_once(backends, serves, serves)
-    assert anyio.run(partial(call, handler, state=None)).body == b"False"
+    # What was yielded is closed.
+    assert anyio.run(partial(call, handler, state=None)).body == b"False0"
+
+
+@pytest.mark.parametrize("backends", PAIRS)
+@pytest.mark.parametrize("case", ["waits", "fails", "yields nothing"])
+def test_lifespan_that_begins_leaves_the_state_of_the_other_loop_alone(case: str, backends: Any) -> None:
+    """Whatever becomes of it; and its own requests get its own state, be it empty."""
+    serves_already, begins, asked, done = (threading.Event() for _ in range(4))
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[dict[str, Any]]:
+        if not serves_already.is_set():
+            yield {"pool": 1}
+            return
+        if case != "yields nothing":
+            begins.set()
+            await SHARED.run(asked.wait, SECONDS)
+        if case == "fails":
+            raise OSError("no pool")
+        yield {}
+
+    async def endpoint(request: Request) -> Response:
+        return Response(str(len(request.state)))
+
+    handler = Handler(endpoint, lifespan=lifespan)
+
+    async def serves() -> None:
+        async with Client(handler, server=DAPHNE_WITH_LIFESPAN) as client:
+            serves_already.set()
+            await SHARED.run(begins.wait, SECONDS)
+            assert (await client.get("/")).body == b"1"
+            asked.set()
+            await SHARED.run(done.wait, SECONDS)
+            assert (await client.get("/")).body == b"1"
+
+    async def begins_later() -> None:
+        await SHARED.run(serves_already.wait, SECONDS)
+        try:
+            async with Client(handler, server=DAPHNE_WITH_LIFESPAN) as client:
+                begins.set()
+                await SHARED.run(asked.wait, SECONDS)
+                assert (await client.get("/")).body == b"0"
+        except LifespanError:
+            assert case == "fails"
+        finally:
+            done.set()
+
+    run_at_once(backends, serves, begins_later)
 
 
 @pytest.mark.parametrize("backends", PAIRS)

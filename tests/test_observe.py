@@ -41,6 +41,7 @@ from asgicore import (
     Threads,
     ThreadsBusyError,
     Timings,
+    _exchange,
     _observe,
 )
 from asgicore.testing import DISCONNECT, EMPTY, Channel, LeakGuard, Message, body_messages, call, http_scope
@@ -1351,5 +1352,5 @@ async def test_observer_client_gone_before_the_handler_is_asked_is_told() -> Non
 
 def test_note_error_without_a_request_does_nothing() -> None:
     """Bridges tell of errors wherever they see them."""
-    _observe.note_error(KeyError("no"), Request({}, Body(Channel().receive)))
-    _observe.note_error(None, None)
+    _exchange.note_error(KeyError("no"), Request({}, Body(Channel().receive)))
+    _exchange.note_error(None, None)

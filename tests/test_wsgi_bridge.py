@@ -1413,6 +1413,45 @@ async def test_environ_declares_the_body_that_came_where_no_length_is_checked(mo
     assert channel.body.decode() == f"({length.replace('3', '0')}, b'')"
 
 
+async def test_environ_has_no_length_where_none_is_declared_and_a_further_key_wins() -> None:
+    """Whether lengths are checked or not."""
+
+    class Unpacked(WSGIHandler):
+        checks_content_length = False
+
+    def told(environ: dict[str, Any]) -> Any:
+        return environ.get("CONTENT_LENGTH")
+
+    for kind in (WSGIHandler, Unpacked):
+        assert (await call(kind(asking(told)))).body == b"None"
+        for environ in ({"CONTENT_LENGTH": "7"}, lambda scope: {"CONTENT_LENGTH": "7"}):
+            handler = kind(asking(told), environ=environ)
+            assert (await call(handler, body_messages(b"abc"), headers=[(b"content-length", b"3")])).body == b"'7'"
+
+
+async def test_list_that_the_next_request_fills_anew_is_sent_as_it_was() -> None:
+    """An application may keep one for each thread: under a WSGI server nothing of it is asked for any more by then."""
+    kept = threading.local()
+    threads = Threads(1)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        parts: list[bytes] = kept.__dict__.setdefault("parts", [])
+        parts[:] = [environ["QUERY_STRING"].encode() * MiB] * 3
+        start_response("200 OK", [TEXT])
+        return parts
+
+    handler = WSGIHandler(app, threads=threads)
+
+    async def on_send(index: int, message: Message) -> None:
+        if index == 1:
+            assert (await call(handler, query_string=b"b")).body == b"b" * 3 * MiB
+
+    channel = Channel(on_send=on_send)
+    await serve(handler, channel, query_string=b"a")
+    assert channel.body == b"a" * 3 * MiB
+    await threads.aclose()
+
+
 async def test_input_that_breaks_a_limit_is_answered_by_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the application makes of the error that its read() raises."""
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from io import FileIO
 from tempfile import TemporaryFile
+from time import monotonic
 from typing import Any, Literal
 
 import anyio
@@ -873,17 +874,18 @@ def test_disk_is_had_by_turns() -> None:
     overflowing = Overflowing(Threads(), lambda put: None, lambda: pytest.fail("nobody asks for the body"), None)
     order: list[str] = []
 
-    def use(name: str) -> None:
+    def read() -> None:
         with overflowing._at_the_disk():
-            order.append(name)
+            order.append("reader")
 
+    reader = threading.Thread(target=read)
     with overflowing._at_the_disk():
-        reader = threading.Thread(target=use, args=["reader"])
         reader.start()
-        while not overflowing._turn.locked():
-            pass  # it is about to wait
-        writer = threading.Thread(target=use, args=["writer"])
-        writer.start()
-    for thread in (reader, writer):
-        thread.join(SECONDS)
+        deadline = monotonic() + SECONDS
+        while not overflowing._turn.locked():  # until the reader waits
+            assert monotonic() < deadline
+    # At once again, as a producer that never rests.
+    with overflowing._at_the_disk():
+        order.append("writer")
+    reader.join(SECONDS)
     assert order == ["reader", "writer"]

@@ -261,7 +261,7 @@ def test_body_without_start_response_is_refused(wire: Wire) -> None:
     for act in (
         lambda: wire.response.put_part(b"a"),
         lambda: wire.response.write(b"a"),
-        lambda: wire.response.whole(1),
+        lambda: wire.response.settle_length(1),
         wire.response.begin,
         wire.response.finish,
     ):
@@ -386,7 +386,7 @@ def test_whole_body_has_its_length_declared(
     """A response that is complete when the application returns needs no chunks."""
     wire = Wire(head)
     wire.response(status, [] if declared is None else [("Content-Length", declared)])
-    assert body[: wire.response.whole(len(body))] == sent
+    assert body[: wire.response.settle_length(len(body))] == sent
     assert wire.response.headers == ([] if length is None else [(b"content-length", length)])
     assert wire.response.is_begun
     assert wire.response.has_excess is (declared == "2" and not head)
@@ -397,5 +397,5 @@ def test_whole_body_shorter_than_declared_is_an_error(wire: Wire) -> None:
     """Nothing has left yet: it becomes an error page."""
     wire.response("200 OK", [("Content-Length", "3")])
     with pytest.raises(ContentLengthError):
-        wire.response.whole(2)
+        wire.response.settle_length(2)
     assert not wire.response.is_begun

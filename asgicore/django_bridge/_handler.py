@@ -44,11 +44,10 @@ from django.http.response import HttpResponseBase
 from django.urls import get_resolver, get_urlconf
 
 from .._body import Body
-from .._exchange import Closer, Exchange, is_head
+from .._exchange import Closer, Exchange, is_head, note_error
 from .._handler import Handler
 from .._headers import check_request_headers, list_headers, refuse_underscores
 from .._lifespan import Lifespan, run_lifespan
-from .._observe import note_error
 from .._observer import Observe
 from .._response import Response
 from .._spool import in_file_thread
@@ -233,8 +232,8 @@ class ASGIHandler(Handler, DjangoHandler):
             if outer is None or (type(outer) is RequestContext and outer.task is not asyncio.current_task()):
                 context = RequestContext(self.workers)
                 context.enter()
-            if self._state and scope.get("state") is None:
-                scope = {**scope, "state": dict(self._here.state or self._state)}
+            if self._states and scope.get("state") is None:
+                scope = self._with_state(scope)
             try:
                 await self.handle(scope, receive, send)
             except ServerProtocolError as exc:

@@ -38,6 +38,7 @@ def build_environ(
     run_once: bool = False,
     file_wrapper: Callable[..., Any] | None = None,
     content_length: int | None = None,
+    trusts_declared: bool = True,
     extra: Extra | None = None,
 ) -> dict[str, Any]:
     """Build the environ of one request; every value that PEP 3333 calls a native string is ``str`` within latin-1.
@@ -52,6 +53,7 @@ def build_environ(
         file_wrapper: ``wsgi.file_wrapper``; left out if ``None``.
         content_length: Length of the body in bytes where it is here already, in chunks or not; 0 and ``None`` leave
             ``CONTENT_LENGTH`` as the client has it.
+        trusts_declared: Whether the length that the client declares was checked. If not, it counts for nothing.
         extra: Further keys, which win over those made here.
     """
     path: str = scope.get("path") or ""
@@ -117,9 +119,12 @@ def build_environ(
             environ["REMOTE_PORT"] = str(client[1])
 
     add_headers(environ, scope.get("headers") or ())
-    if content_length:
+    is_refuted = not trusts_declared and _CONTENT_LENGTH in environ
+    if content_length or (is_refuted and content_length == 0):
         environ[_CONTENT_LENGTH] = str(content_length)
         environ.pop("HTTP_TRANSFER_ENCODING", None)  # of the body as it came; Werkzeug would ignore the length
+    elif is_refuted:
+        del environ[_CONTENT_LENGTH]
     elif _CONTENT_LENGTH in environ:
         # RFC 9110 section 8.6: repeats and "42, 42" are of one value; applications expect one number.
         environ[_CONTENT_LENGTH] = environ[_CONTENT_LENGTH].partition(",")[0].strip(" \t")

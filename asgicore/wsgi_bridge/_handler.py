@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -30,7 +30,6 @@ from .._files import FileParts, path_of, regular_file_status
 from .._handler import Handler
 from .._headers import refuse_underscores
 from .._lifespan import Lifespan
-from .._observe import note_error
 from .._observer import Observe
 from .._pump import Put
 from .._request import Request
@@ -96,7 +95,7 @@ class _Answer:
         self.headers: RawHeaders = []
         self.body: bytes | None = None
         """The whole body, where it was complete when the application returned..."""
-        self.parts: Iterator[bytes] | None = None
+        self.parts: _Ready | None = None
         """... or all its parts, where they are too large to be joined."""
         self.file: FileWrapper | None = None
         """What the engine sends, from where the file stands..."""
@@ -188,8 +187,7 @@ class WSGIHandler(Handler):
             try:
                 refuse_underscores(request.scope["headers"])
             except RequestError as exc:
-                note_error(exc, body)
-                return None, self.handle_http_error(None, exc)
+                return None, self._refuse_head(exc, body)
         return request, response
 
     async def run_get_response(self, request: Request) -> Response:
@@ -217,7 +215,7 @@ class WSGIHandler(Handler):
             return Response.prepared(answer.body, answer.status, answer.headers)
         parts: AsyncParts
         if answer.parts is not None:
-            parts = _Ready(answer.parts)
+            parts = answer.parts
         elif answer.file is None:
             parts = _Parts(first, pump)
         else:
@@ -256,12 +254,9 @@ class WSGIHandler(Handler):
                 multithread=self.threads.max_threads > 1,
                 file_wrapper=FileWrapper,
                 content_length=length,
+                trusts_declared=self.checks_content_length,
                 extra=self._extra,
             )
-            if not self.checks_content_length:
-                environ.pop("CONTENT_LENGTH", None)
-                if length is not None:
-                    environ["CONTENT_LENGTH"] = str(length)
             start = StartResponse(answer.begin, pump, scope.get("method") == "HEAD")
             result = self.app(environ, start)
             try:
@@ -282,13 +277,13 @@ class WSGIHandler(Handler):
                 for part in result:
                     start.check(part)
                 size = sum(map(len, result))
-                room = start.whole(size)
+                room = start.settle_length(size)
                 if not room:
                     answer.body = b""
                 elif len(result) == 1 or size <= _JOIN_BYTES:
                     answer.body = (result[0] if len(result) == 1 else b"".join(result))[:room]
                 else:
-                    answer.parts = _cut(result, room)
+                    answer.parts = _Ready(result, room)
                 answer.begin(start.status, start.headers)
                 return
             if isinstance(result, FileWrapper) and start.status and not start.is_bodiless:
@@ -322,29 +317,25 @@ class WSGIHandler(Handler):
                 logger.error("closing the response of %r failed", scope.get("path"), exc_info=exc)
 
 
-def _cut(parts: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """So many bytes of the parts."""
-    for part in parts:
-        if size <= 0:
-            return
-        yield part[:size]
-        size -= len(part)
-
-
 class _Ready:
-    """Parts that are all here; itself its iterator."""
+    """The first ``size`` bytes of parts that are all here; itself its iterator."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "_size")
 
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Iterable[bytes], size: int) -> None:
+        # The application's list is its own again, to fill for the next request of its thread.
+        self._parts = iter(tuple(parts))
+        self._size = size
 
     def __aiter__(self) -> _Ready:
         return self
 
     async def __anext__(self) -> bytes:
-        for part in self._parts:
-            return part
+        if self._size > 0:
+            for part in self._parts:
+                part = part[: self._size]
+                self._size -= len(part)
+                return part
         raise StopAsyncIteration
 
 

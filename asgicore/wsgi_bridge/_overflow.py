@@ -15,9 +15,8 @@ from threading import Lock
 from time import monotonic
 from typing import IO, Any, Final, cast
 
-from .._disk import _BLOCK_BYTES
 from .._pump import PART_BYTES, Producing, Put
-from .._spool import BATCH_BYTES, in_file_thread
+from .._spool import BATCH_BYTES, BLOCK_BYTES, in_file_thread
 from .._threads import Threads
 from ._input import Conversation
 
@@ -171,7 +170,7 @@ class Overflowing(Conversation):
                 self._taken += size
                 blocks: list[bytes] = []
                 while size:
-                    block = file.read(min(size, _BLOCK_BYTES))
+                    block = file.read(min(size, BLOCK_BYTES))
                     if not block:
                         raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
                     blocks.append(block)

@@ -36,6 +36,8 @@ _KNOWN: Final = {f"{status.value} {status.phrase}": status.value for status in H
 # them is refused for every response.
 HOP_BY_HOP: Final = frozenset({b"proxy-authenticate", b"proxy-authorization", b"te", b"trailers", b"upgrade"})
 
+_NOT_STARTED: Final = "the application gave a body, or ended, without calling start_response"
+
 
 def parse_status(status: object) -> int:
     """The code of a status line: ``"200 OK"``, ``"200"``.
@@ -203,7 +205,7 @@ class StartResponse:
             ResponseStateError: ``start_response`` was not called.
         """
         if not self.status:
-            raise ResponseStateError("the application gave a body, or ended, without calling start_response")
+            raise ResponseStateError(_NOT_STARTED)
         self.is_begun = True
         self._begin(self.status, self.headers)
 
@@ -220,8 +222,8 @@ class StartResponse:
         else:
             self._check_length(self._given)
 
-    def whole(self, size: int) -> int:
-        """Take a body that is complete before anything was handed over; ``headers`` then declare its length.
+    def settle_length(self, size: int) -> int:
+        """Declare the length of a body that is complete before anything was handed over, or hold it against that.
 
         Args:
             size: Its length in bytes.
@@ -234,7 +236,7 @@ class StartResponse:
             ContentLengthError: The body ends short of its declared length.
         """
         if not self.status:
-            raise ResponseStateError("the application returned a body without calling start_response")
+            raise ResponseStateError(_NOT_STARTED)
         if self.length is None:
             self.declare(size)
         elif size > self.length and not self.is_bodiless:
