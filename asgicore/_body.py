@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from anyio import Lock
 
 from ._channel import find_channel
-from ._idle import as_coroutine, resume_within
+from ._idle import as_coroutine, held_since, resume_within
+from ._late_scope import EARLY, innermost_scope
 from ._receiver import DISCONNECT, Receiver
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, new_file, spool
 from ._state import RequestState
@@ -117,7 +118,8 @@ class Body(Receiver):
         Raises:
             As ``load()``.
         """
-        if is_trio():
+        outer = innermost_scope() if is_trio() else None
+        if outer is EARLY:
             return self.load()
         try:
             coro: Any = self._receive()
@@ -132,9 +134,10 @@ class Body(Receiver):
             self.fail(exc)
             raise
         else:
+            held = held_since(outer)
             if self.limits.max_body_seconds is None:
-                return self._load_later(resume_within(coro, yielded, self.limits.body_timeout_seconds))
-            return self._load_later(self._in_time(partial(resume_within, coro, yielded)))
+                return self._load_later(resume_within(coro, yielded, held, self.limits.body_timeout_seconds))
+            return self._load_later(self._in_time(partial(resume_within, coro, yielded, held)))
         try:
             part = message["body"]
             if message["more_body"] is False and type(part) is bytes and message["type"] == "http.request":

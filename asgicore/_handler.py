@@ -266,7 +266,7 @@ class Handler(Hooks):
         """The scope with what its loop's lifespan has yielded, or, in a thread without one, the last that began."""
         state = self._here.state
         if state is None:
-            state = next(reversed(list(self._states.values())), {})
+            state = next(reversed([*self._states.values()]), cast("dict[str, Any]", {}))
         return {**scope, "state": dict(state)}
 
     async def _end_threads(self) -> None:

@@ -1,8 +1,9 @@
 """The idle timeout of a body: how long to wait for one message.
 
 A scope with a deadline around every ``receive`` costs 4 to 8 us a message, more than the message itself. On
-asyncio the first message is stepped by hand, which tells whether it has to be waited for at all, and a stream
-of messages is looked after by a timer that costs a message nothing. Trio can cancel by scopes alone, and gets them.
+asyncio a message is stepped by hand, which tells whether it has to be waited for at all, and a stream of messages is
+looked after by a timer that costs a message nothing. Trio can cancel by scopes alone, and gets one where a message has
+to be waited for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final, cast
 
 from anyio import move_on_after
 
+from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope, outermost_since
 from ._watch import is_trio, resume, running_asyncio_task
 from .errors import BodyTimeoutError
 from .types import Message, Receive
@@ -53,7 +55,8 @@ async def receive_within(receive: Receive, seconds: float | None) -> Message:
     """
     if seconds is None:
         return await receive()
-    if is_trio():
+    outer = innermost_scope() if is_trio() else None
+    if outer is EARLY:
         with move_on_after(seconds):
             return await receive()
         raise BodyTimeoutError(seconds)
@@ -63,17 +66,31 @@ async def receive_within(receive: Receive, seconds: float | None) -> Message:
     except StopIteration as stop:
         message: Message = stop.value
         return message
-    return await resume_within(coro, yielded, seconds)
+    return await resume_within(coro, yielded, held_since(outer), seconds)
 
 
-async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, seconds: float | None) -> Message:
-    """Go on with a ``receive`` that has suspended, on asyncio.
+def held_since(outer: Outer) -> Any:
+    """What ``resume_within()`` has to know of a ``receive`` that has just suspended: on trio, the scopes that it holds.
+
+    Args:
+        outer: What ``innermost_scope()`` gave before its first step; ``None`` on asyncio.
+    """
+    return None if outer is None else outermost_since(outer)
+
+
+async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, held: Any, seconds: float | None) -> Message:
+    """Go on with a ``receive`` that has suspended.
 
     Raises:
         BodyTimeoutError: It did not end within ``seconds``.
     """
     if seconds is None:
         return await resume(coro, yielded, _SETTLED)
+    if is_trio():
+        with ScopeAround(cast("Any", innermost_scope()) if held is None else held.parent) as scope:
+            scope.expire(seconds)
+            return await resume(coro, yielded, _SETTLED)
+        raise BodyTimeoutError(seconds)
     timeout = asyncio.timeout(seconds)
     try:
         async with timeout:

@@ -1,9 +1,9 @@
 """A cancel scope that is entered late: not before an endpoint waits, and then around the scopes it is in by then.
 
-``anyio.CancelScope`` costs 2.7 us, as much as all else that a small request needs, and most endpoints never wait. anyio
-has no call that enters a scope around others, so on asyncio its own books are kept here: which scope a task is in, and
-which scope is around which. That is tried out once, on scopes made for it, before the first request relies on it.
-Where it does not come out right, and on trio, the scope is entered before the endpoint's first step.
+``anyio.CancelScope`` costs 2.7 us, trio's 15, as much as all else that a small request needs, and most endpoints never
+wait. Neither has a call that enters a scope around others, so their own books are kept here: which scope a task is in,
+and which scope is around which. That is tried out once, on scopes made for it, before the first request relies on it.
+Where it does not come out right, the scope is entered before the endpoint's first step.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ EARLY: Final = _Early.EARLY
 """The scope has to be entered before the endpoint's first step."""
 
 Outer: TypeAlias = CancelScope | Literal[_Early.EARLY] | None
+"""A scope of anyio's, or, by courtesy, what a task of trio's keeps of one of its own."""
 
 _modules = sys.modules
 _current_task: Any = current_task
@@ -37,7 +38,7 @@ def innermost_scope(task: Task[Any] | None = None) -> Outer:
     """The scope that the task (the current one) is in, ``None`` if there is none; for ``ScopeAround``."""
     if task is None:
         if "trio" in _modules and is_trio():
-            return EARLY
+            return _status_of_trio()
         if not _states:
             return None
     state = _state_of(ref(task or _current_task()))
@@ -61,9 +62,13 @@ class ScopeAround:
         self._cancelling: int | None = None
 
     def __enter__(self) -> Self:
-        # Any: nothing of this is in anyio's interface.
+        # Any: nothing of this is in anyio's interface, nor in trio's.
+        outer: Any = self._outer
+        if type(outer) is _status_class:
+            self._scope = _enter_on_trio(outer)
+            return self
         scope: Any = _scope_class()
-        outer, task = self._outer, _current_task()
+        task = _current_task()
         state: Any = _state_of(ref(task))
         inner: Any = None if state is None else state.cancel_scope
         self._scope, self._task = scope, task
@@ -89,11 +94,20 @@ class ScopeAround:
         """Whether it was cancelled, by ``cancel()`` or after its time."""
         return bool(self._scope.cancel_called)
 
+    @property
+    def inside(self) -> Outer:
+        """What ``innermost_scope()`` gives right within it."""
+        return cast("Outer", self._scope if self._task is not None else self._scope._cancel_status)
+
+    def expire(self, seconds: float) -> None:
+        """Cancel what is inside after so long."""
+        self._scope.deadline = current_time() + seconds
+
     def shield(self, seconds: float | None) -> None:
         """Let nothing from outside cancel what is inside, and cancel it after so long."""
         self._scope.shield = True
         if seconds is not None:
-            self._scope.deadline = current_time() + seconds
+            self.expire(seconds)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -143,7 +157,7 @@ class ShieldAround:
         if self._outer is not EARLY:
             late, outer = self.entered_since, self._outer
             if isinstance(late, ScopeAround) and late._outer is outer:
-                outer = late._scope
+                outer = cast("CancelScope | None", late.inside)
             self._scope = scope = ScopeAround(outer)
             scope.__enter__()
             scope.shield(seconds)
@@ -222,4 +236,71 @@ def _is_understood(states: dict[ref[Any], Any]) -> bool:
     except Exception:
         if before is not None:
             before.cancel_scope = outer
+        return False
+
+
+# --- trio --------------------------------------------------------------------------------------------------------
+
+# The class of what a trio task keeps of its innermost scope; None as long as that was not looked at, or cannot be read.
+_status_class: Any = None
+_is_trio_tried = False
+
+
+def _status_of_trio() -> Outer:
+    """What the current task of trio's keeps of its innermost scope, ``EARLY`` if there is no such thing."""
+    global _is_trio_tried, _status_class
+    try:
+        task = _modules["trio"].lowlevel.current_task()
+    except RuntimeError:
+        return EARLY  # nor is there any task
+    if not _is_trio_tried:
+        _is_trio_tried = True
+        _status_class = cast("Any", type(getattr(task, "_cancel_status", None)))
+        if not _trio_is_understood(task):
+            _status_class = None
+    return EARLY if _status_class is None else cast("Outer", task._cancel_status)
+
+
+def _enter_on_trio(outer: Any) -> Any:
+    """Enter a scope inside of ``outer`` and around what the task has entered since."""
+    trio = _modules["trio"]
+    scope = trio.CancelScope()
+    task = trio.lowlevel.current_task()
+    outermost = outermost_since(outer)
+    if outermost is None:
+        return scope.__enter__()
+    # As if the task had left all scopes since, entered this one, and entered those again.
+    inner = task._cancel_status
+    task._activate_cancel_status(outer)
+    scope.__enter__()
+    outermost.parent = scope._cancel_status
+    task._activate_cancel_status(inner)
+    return scope
+
+
+def outermost_since(outer: Any) -> Any:
+    """What the current task of trio's keeps of the outermost scope that it has entered inside of ``outer``, if any."""
+    status = _modules["trio"].lowlevel.current_task()._cancel_status
+    if status is outer:
+        return None
+    while status.parent is not outer:
+        status = status.parent
+    return status
+
+
+def _trio_is_understood(task: Any) -> bool:
+    """As ``_is_understood()``."""
+    trio = _modules["trio"]
+    outer = getattr(task, "_cancel_status", None)
+    try:
+        around = ScopeAround(outer)
+        with trio.CancelScope():
+            around.__enter__()
+            around.shield(3600)
+            deadline = around._scope.deadline
+            is_inside = trio.current_effective_deadline() == deadline
+        is_next = trio.current_effective_deadline() == deadline
+        around.__exit__(None, None, None)
+        return bool(is_inside and is_next) and task._cancel_status is outer
+    except Exception:
         return False

@@ -160,7 +160,7 @@ async def test_resume_within_goes_on_with_a_receive_that_was_stepped(seconds: fl
     """What the first step yielded is waited for, then the rest."""
     coro = Server("after some turns").receive()
     yielded = coro.send(None)
-    assert await resume_within(coro, yielded, seconds) is EMPTY
+    assert await resume_within(coro, yielded, None, seconds) is EMPTY
 
 
 # --- a stream of messages ----------------------------------------------------------------------------

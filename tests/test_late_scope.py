@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 import anyio
@@ -14,10 +14,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 
-from asgicore import Handler, Request, Response, _late_scope
+from asgicore import Handler, Limits, Request, Response, _late_scope
 from asgicore._late_scope import EARLY, ScopeAround, ShieldAround, innermost_scope
-from asgicore.testing import Channel, http_scope
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, http_scope
 
+only_trio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "trio"])
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
 
@@ -137,6 +138,52 @@ async def test_scope_entered_late_is_as_one_entered_first(
     ) + (["child ended", "group left"] if outer is group else []) + ["0 sent" if leaves else "2 sent"]
 
 
+async def hello(request: Request) -> Response:
+    return Response("hello")
+
+
+@pytest.mark.parametrize("part", [None, b"first"], ids=["first message", "second message"])
+@pytest.mark.parametrize("end", ["comes", "late", "closed", "leaves", "notify"])
+async def test_receive_that_waits_in_scopes_of_its_own_is_waited_for_in_ours(end: str, part: bytes | None) -> None:
+    """Middleware may hold scopes and task groups while it waits for a message; ours are entered around them."""
+    trace: list[str] = []
+    waits = anyio.Event()
+    messages = iter([] if part is None else [{"type": "http.request", "body": part, "more_body": True}])
+    come = anyio.Event()
+
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        async with AsyncExitStack() as within:
+            for kind in (plain, group, timeout):
+                await within.enter_async_context(kind(trace))
+            waits.set()
+            await come.wait()
+        trace.append("came")
+        return DISCONNECT if end == "leaves" else EMPTY
+
+    handler = Handler(
+        hello,
+        limits=Limits(body_timeout_seconds=0.02 if end == "late" else 5),
+        on_disconnect="notify" if end == "notify" else "cancel",
+    )
+    channel = Channel()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(handler, http_scope(), receive, channel.send)
+            await waits.wait()
+            if end == "closed":
+                await handler.aclose(0)
+            elif end != "late":
+                come.set()
+    if end in ("late", "closed"):
+        assert trace == ["child ended", "group left"]
+        assert channel.status == (408 if end == "late" else 503)
+    else:
+        assert trace == ["timeout left", "child ended", "group left", "plain left, caught: False", "came"]
+        assert channel.sent == [] if end == "leaves" else channel.status == 200
+
+
 @only_asyncio
 async def test_innermost_scope_is_what_the_task_is_in() -> None:
     """None outside of every scope of a task's own, else the scope that was entered last."""
@@ -166,9 +213,24 @@ def test_innermost_scope_is_none_where_no_task_is_in_any(monkeypatch: pytest.Mon
     assert asyncio.run(ask()) is None
 
 
-@pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "trio"])
-async def test_innermost_scope_on_trio_is_early() -> None:
-    """Trio has no way to enter a scope around others."""
+@only_trio
+async def test_innermost_scope_on_trio_is_what_the_task_keeps_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is another one within each scope, and the same one again outside of it; tried out at the first call."""
+    monkeypatch.setattr(_late_scope, "_is_trio_tried", False)
+    monkeypatch.setattr(_late_scope, "_status_class", None)
+    outside = innermost_scope()
+    assert outside is not EARLY
+    with anyio.CancelScope():
+        inside = innermost_scope()
+        assert inside is not outside
+        await checkpoint()
+        assert innermost_scope() is inside
+    assert innermost_scope() is outside
+
+
+def test_innermost_scope_outside_of_all_loops_is_early() -> None:
+    """Where trio is there, but does not run: whoever enters a scope there hears of it."""
+    pytest.importorskip("trio")
     assert innermost_scope() is EARLY
 
 
@@ -245,6 +307,28 @@ async def test_books_that_are_kept_otherwise_are_left_alone(
     await asyncio.create_task(trial())
 
 
+@only_trio
+@pytest.mark.parametrize("around", [Shuffled, Failing])
+async def test_books_of_trio_that_are_kept_otherwise_are_left_alone(
+    around: type[ScopeAround], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the trial does not come out right, scopes are entered first, bodies are timed all the same."""
+    monkeypatch.setattr(_late_scope, "_is_trio_tried", False)
+    monkeypatch.setattr(_late_scope, "_status_class", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(_late_scope, "_scope_class", type(anyio.CancelScope()))
+        patch.setattr(_late_scope, "ScopeAround", around)
+        assert innermost_scope() is EARLY
+    assert innermost_scope() is EARLY
+    assert (await life((timeout,), None, True))[-1] == "0 sent"
+    assert (await life((timeout,), None, False))[-1] == "2 sent"
+    for mode in ("cancel", "notify"):
+        channel = Channel([{**EMPTY, "more_body": True}])
+        handler = Handler(hello, limits=Limits(body_timeout_seconds=0.01), on_disconnect=cast("Any", mode))
+        await handler(http_scope(), channel.receive, channel.send)
+        assert channel.status == 408
+
+
 @only_asyncio
 async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An anyio without what is read here serves as before."""
@@ -256,9 +340,14 @@ async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.
     assert (await life((plain,), None, True))[-1] == "0 sent"
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 @pytest.mark.parametrize("seconds", [None, 5.0])
-async def test_shield_holds_off_what_cancels_outside(seconds: float | None) -> None:
+async def test_shield_holds_off_what_cancels_outside(
+    seconds: float | None, early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a time or without one; nothing is shielded before it begins."""
+    if early:
+        monkeypatch.setattr(_late_scope, "innermost_scope", lambda: EARLY)
     finished = False
     with anyio.fail_after(5), anyio.CancelScope() as outside:
         shield = ShieldAround()
