@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import tried_by
 
 from asgicore.__main__ import main
 from asgicore.testing._check.probes import NAMES, describe_probe
@@ -29,8 +30,11 @@ SHOWN = re.findall(
 
 
 def test_page_shows_three_applications() -> None:
-    """Starlette, Django and Quart."""
+    """Starlette, Django and Quart; each with its file, one command and what that prints."""
     assert [name for name, *_ in SHOWN] == ["starlette_app", "django_app", "quart_app"]
+    pieces = tried_by("test_lint_page.py::test_command_of_the_page_prints_what_it_shows")
+    shown = [(f"# {name}.py\n{code}", f"$ {command}", output) for name, code, command, output in SHOWN]
+    assert [piece.text for piece in pieces] == [text for texts in shown for text in texts]
 
 
 @pytest.mark.parametrize(("name", "code", "command", "output"), SHOWN, ids=[name for name, *_ in SHOWN])
