@@ -63,7 +63,7 @@ TRIED = {
     ],
     "test_project.py::test_package_with_its_files_has_no_fault": [(".*", SHELL, rf"{_VENV}python \.ci/package")],
     # --- servers, and what is asked of them
-    "test_pages.py::test_check_of_the_readme_finds_nothing": [("README.md", SHELL, "python -m asgicore check .*")],
+    "test_check_own.py::test_check_of_the_readme_finds_nothing": [("README.md", SHELL, "python -m asgicore check .*")],
     "wire/test_examples.py::test_showcase_answers_what_its_page_asks": [
         ("README.md", SHELL, rf"{_VENV}python -m uvicorn examples\.showcase:app"),
     ],

@@ -7,10 +7,16 @@ import importlib.util
 import io
 import json
 import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from pages import ROOT, pieces, tried_by
 from test_check_peers import A2WSGI, APPS, ASGIREF, DJANGO, STARLETTE, jobs_for
 
 from asgicore.__main__ import main
@@ -99,3 +105,23 @@ def test_check_of_a_site_as_it_comes_finds_what_the_page_on_the_check_explains()
         )
     }
     assert status == 1
+
+
+def test_check_of_the_readme_finds_nothing(tmp_path: Path) -> None:
+    """As its reader runs it, on the first example: neither an error nor a warning."""
+    (piece,) = tried_by("test_check_own.py::test_check_of_the_readme_finds_nothing")
+    (hello,) = (one.text for one in pieces() if one.page == piece.page and one.text.startswith("# hello.py\n"))
+    (tmp_path / "hello.py").write_text(hello, encoding="utf-8")
+    words = shlex.split(piece.text)
+    assert words[0] == "python"
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^0 errors, 0 warnings, ", done.stdout, re.MULTILINE), done.stdout

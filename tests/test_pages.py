@@ -135,27 +135,3 @@ for module, *options in json.load(sys.stdin):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-# --- the check ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.untraced
-def test_check_of_the_readme_finds_nothing(tmp_path: Path) -> None:
-    """As its reader runs it, on the first example: neither an error nor a warning."""
-    (piece,) = of("test_check_of_the_readme_finds_nothing")
-    (hello,) = (one.text for one in pieces() if one.page == piece.page and one.text.startswith("# hello.py\n"))
-    (tmp_path / "hello.py").write_text(hello, encoding="utf-8")
-    words = shlex.split(piece.text)
-    assert words[0] == "python"
-    done = subprocess.run(
-        [sys.executable, *words[1:]],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^0 errors, 0 warnings, ", done.stdout, re.MULTILINE), done.stdout
