@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
+import json
 import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from pages import ROOT, pieces, tried_by
 from test_check_peers import A2WSGI, APPS, ASGIREF, DJANGO, STARLETTE, jobs_for
 
+from asgicore.__main__ import main
 from asgicore.testing._check.probes import LIFESPAN, PROBES
 from asgicore.testing._check.processes import check
 from asgicore.testing._check.worker import work
@@ -71,3 +80,48 @@ def test_check_finds_nothing_in_our_bridge_to_django() -> None:
         and (result.probe, result.path, finding.rule) not in KEPT
     ]
     assert bad == []
+
+
+def test_check_of_a_site_as_it_comes_finds_what_the_page_on_the_check_explains() -> None:
+    """Names in Django's case, which make the exit status 1, and bodies of any size; nothing else by any probe."""
+    pytest.importorskip("django", reason="needs the extra 'django'")
+    paths = ["/hello", "/read"]
+    asked = [word for path in paths for word in ("--path", path)]
+    out = io.StringIO()
+    options = ["--app-dir", os.fspath(APPS), "--grace", "10", "--json"]
+    status = main(["check", "django_one_file:default", *asked, *options], out)
+    found = {
+        (result["probe"], result["path"], finding["rule"], finding["level"])
+        for result in json.loads(out.getvalue())["results"]
+        for finding in result["findings"]
+    }
+    assert found == {
+        (probe, path, rule, level)
+        for path in paths
+        for probe, rule, level in (
+            ("get", "header-case", "error"),
+            ("body-limit", "body-unlimited", "warning"),
+            ("odd-scopes", "query-refused", "note"),
+        )
+    }
+    assert status == 1
+
+
+def test_check_of_the_readme_finds_nothing(tmp_path: Path) -> None:
+    """As its reader runs it, on the first example: neither an error nor a warning."""
+    (piece,) = tried_by("test_check_own.py::test_check_of_the_readme_finds_nothing")
+    (hello,) = (one.text for one in pieces() if one.page == piece.page and one.text.startswith("# hello.py\n"))
+    (tmp_path / "hello.py").write_text(hello, encoding="utf-8")
+    words = shlex.split(piece.text)
+    assert words[0] == "python"
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^0 errors, 0 warnings, ", done.stdout, re.MULTILINE), done.stdout

@@ -118,11 +118,57 @@ def rows(page: str) -> dict[str, str]:
     return {row["name"]: row["second"] for row in ROW.finditer((DOCS / page).read_text(encoding="utf-8"))}
 
 
-async def run(example: Example, namespace: dict[str, Any]) -> None:
+class Marked(ast.NodeTransformer):
+    """Makes each function of an example tell that it was called."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.called: set[int] = set()
+
+    @property
+    def uncalled(self) -> list[str]:
+        return [f"{name}, line {line}" for line, name in self.names.items() if line not in self.called]
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self._mark(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self._mark(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        self.generic_visit(node)
+        node.body = ast.BoolOp(ast.Or(), [self._call(node, "lambda"), node.body])  # a set's ``add`` returns None
+        return node
+
+    def _mark(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body.insert(ast.get_docstring(node) is not None, ast.Expr(self._call(node, node.name)))
+        return node
+
+    def _call(self, node: ast.expr | ast.stmt, name: str) -> ast.expr:
+        self.names[node.lineno] = name
+        return ast.parse(f"__called__.add({node.lineno})", mode="eval").body
+
+
+# A call is given these, whether it makes use of them or not.
+GIVEN = {"send", "receive"}
+
+# What runs in test_readme_example_passes_its_test_under_pytest, wire/test_tutorial.py, and test_django_pages.py.
+CALLED_ELSEWHERE = {
+    "README.md": {"anyio_backend"},
+    "tutorial.md": {"wait", "parts"},
+    "from-django.md": {"search"},
+    "django.md": {"__init__", "create_request", "response_ready", "request_finished", "get_application"},
+}
+
+
+async def run(example: Example, namespace: dict[str, Any], marked: Marked) -> None:
     """Execute one block and do what it promises."""
     before = dict(namespace)
     # Blank lines in front: a traceback names the line of the page.
-    exec(compile("\n" * example.line + example.code, example.path, "exec"), namespace)
+    tree = marked.visit(ast.parse("\n" * example.line + example.code))
+    namespace["__called__"] = marked.called
+    exec(compile(ast.fix_missing_locations(tree), example.path, "exec"), namespace)
     for request in example.tries:
         path, _, query = request["path"].partition("?")
         body = (request["body"] or "").encode()
@@ -157,9 +203,10 @@ def test_options_of_the_django_page_are_those_of_the_bridge() -> None:
 async def test_examples_of_a_page_do_what_the_page_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each block runs after those above it, answers its requests as written and passes its own tests."""
+    """Each block runs after those above it, answers its requests as written, passes its own tests, and is all used."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # some make a folder of their own
     namespace: dict[str, Any] = {"__name__": "example"}
+    marked = Marked()
     for example in examples(page):
         for name in example.imports() - sys.modules.keys():
             try:
@@ -172,7 +219,9 @@ async def test_examples_of_a_page_do_what_the_page_says(
             module = types.ModuleType(example.module)
             monkeypatch.setitem(sys.modules, example.module, module)
             namespace = vars(module)
-        await run(example, namespace)
+        await run(example, namespace, marked)
+    elsewhere = GIVEN | CALLED_ELSEWHERE.get(page.name, set())
+    assert [one for one in marked.uncalled if one.partition(",")[0] not in elsewhere] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pages import tried_by
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -182,8 +183,6 @@ def test_sync(leak_guard, number):
 
 def test_page_on_testing_shows_fixtures_that_work(tmp_path: Path) -> None:
     """The example of the documentation passes, on both backends."""
-    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
-    example = re.search(r"^```py\n(# test_.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert example
-    out = run_pytest(tmp_path, example[1])
+    (example,) = tried_by("test_testing_plugin.py::test_page_on_testing_shows_fixtures_that_work")
+    out = run_pytest(tmp_path, example.text)
     assert re.search(r"^\d+ passed in", out, re.MULTILINE), out

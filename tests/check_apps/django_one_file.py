@@ -132,4 +132,5 @@ urlpatterns = [
 ]
 
 stock = get_asgi_application()
+default = django_bridge.get_asgi_application()
 own = django_bridge.get_asgi_application(max_body_bytes=16 * 2**20)

@@ -274,9 +274,10 @@ class Server:
 
     def _await_answer(self) -> None:
         eventually(self._connects, f"{self.kind.name} takes connections", START_SECONDS)
-        # Some listen before the application is there; the first request waits for it.
+        # Some listen before the application is there; the first request waits for it. It may be refused.
         with self.client(timeout=START_SECONDS) as client:
-            client.get("/").raise_for_status()
+            answer = client.get("/")
+        assert not answer.is_server_error, self.log
 
     def _connects(self) -> bool:
         assert self.process.poll() is None, f"{self.kind.name} ended:\n{self.log}"
@@ -381,3 +382,19 @@ def running(
         server.kill()
         raise
     server.stop()
+
+
+def typed(
+    console: str, directory: Path, port: int | str
+) -> Iterator[tuple[str, str, subprocess.CompletedProcess[str]]]:
+    """Type the commands of a page, to the server at another port; with each comes what stands below it."""
+    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", console, re.MULTILINE):
+        done = subprocess.run(
+            ["bash", "-c", command.replace("127.0.0.1:8000", f"127.0.0.1:{port}")],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        yield command, expected, done

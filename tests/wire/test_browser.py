@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import pieces, tried_by
 
-from .servers import UVICORN, Server, running
+from .servers import PROJECT, UVICORN, Server, running
 
 selenium = pytest.importorskip("selenium", reason="not installed: selenium")
 pytest.importorskip("multipart", reason="not installed: multipart (extra 'forms')")
@@ -224,3 +226,19 @@ def test_page_fits_any_window(page: webdriver.Chrome, width: int) -> None:
     assert len(set(shown["edges"])) == 1, shown
     first, last, begin, end = shown["ends"]
     assert (round(first), round(last)) == (round(begin), round(end)), shown
+
+
+def test_script_of_the_page_on_events_hears_them(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """docs/events.md: what it shows for the browser logs what the application above it sends, with the id."""
+    (script,) = tried_by("wire/test_browser.py::test_script_of_the_page_on_events_hears_them")
+    feed = next(piece for piece in pieces() if piece.page == script.page and piece.language == "python")
+    (tmp_path / "feed.py").write_text(feed.text, encoding="utf-8")
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)])}
+    with running(UVICORN, tmp_path, "feed:app", path) as server:
+        # The stream is short, and the browser shows it as a text: any page of this server would do.
+        browser.get(f"{server.url}/")
+        browser.execute_script("window.logged = []; console.log = (...values) => logged.push(values);" + script.text)
+        until(lambda: browser.execute_script("return logged.length >= 2"))
+        assert browser.execute_script("return logged.slice(0, 2)") == [[{"EUR": 1.5}, "1"], ["two\nlines"]]
+        browser.get("about:blank")  # it would come again
+    assert server.complaints() == [], server.log

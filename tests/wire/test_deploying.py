@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pages import tried_by
 
 from .servers import PROJECT, eventually, free_port
 
@@ -22,6 +23,8 @@ PAGE = (PROJECT / "docs" / "deploying.md").read_text(encoding="utf-8")
 
 MODULES = ("uvicorn", "hypercorn", "granian", "gunicorn", "daphne")
 COMMANDS = re.findall(rf"(?:^|`)((?:{'|'.join(MODULES)}) [^`\n]*hello:app)", PAGE, re.MULTILINE)
+# That which makes a certificate, and that which asks a server that has it.
+OPENSSL, CURL = re.findall(r"^(?:openssl|curl) .*$", PAGE, re.MULTILINE)
 
 APP = """
 from asgicore import Handler, Response
@@ -39,6 +42,8 @@ def test_page_has_a_command_for_each_server() -> None:
     encrypted = [command for command in COMMANDS if "8443" in command]
     assert {command.split()[0] for command in plain} == {command.split()[0] for command in encrypted} == set(MODULES)
     assert (len(plain), len(encrypted)) == (7, 5)
+    pieces = {piece.text for piece in tried_by("wire/test_deploying.py::test_command_of_the_page_serves")}
+    assert pieces == {OPENSSL, CURL, *COMMANDS} - {*encrypted}
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +51,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the application is, and the certificate that the page's own command makes."""
     path = tmp_path_factory.mktemp("deploying")
     (path / "hello.py").write_text(APP, encoding="utf-8")
-    command = re.search(r"^openssl .*$", PAGE, re.MULTILINE)
-    assert command
     if shutil.which("openssl"):
-        subprocess.run(shlex.split(command[0]), cwd=path, check=True, capture_output=True, timeout=30)
+        subprocess.run(shlex.split(OPENSSL), cwd=path, check=True, capture_output=True, timeout=30)
     return path
 
 
@@ -98,6 +101,11 @@ def test_command_of_the_page_serves(command: str, directory: Path) -> None:
                     return False
 
             eventually(answers, command)
+        if is_encrypted and shutil.which("curl"):
+            asked = subprocess.run(
+                shlex.split(CURL.replace("8443", port)), capture_output=True, text=True, timeout=20, check=False
+            )
+            assert asked.stdout == scheme, asked.stderr
         server.terminate()
         server.wait(10)
     finally:

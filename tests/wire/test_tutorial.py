@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pages import tried_by
 
-from .servers import PROJECT, STOP_SECONDS, eventually, free_port
+from .servers import PROJECT, STOP_SECONDS, eventually, free_port, typed
 
 PAGE = (PROJECT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
@@ -36,9 +37,6 @@ class Reader:
         self.server: subprocess.Popen[bytes] | None = None
         self.prints: list[str] = []
         self.runs = ""
-
-    def here(self, command: str) -> str:
-        return command.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
 
     def serve(self, command: str) -> None:
         words = shlex.split(command)
@@ -95,15 +93,7 @@ class Reader:
 
     def type(self, console: str) -> None:
         """Each command of a console block prints what stands below it."""
-        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", console, re.MULTILINE):
-            done = subprocess.run(
-                ["bash", "-c", self.here(command)],
-                cwd=self.directory,
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
+        for command, expected, done in typed(console, self.directory, self.port):
             assert done.stdout.replace("\r", "") == expected, (command, done.stderr, self.log.read_text())
 
     def follow(self, step: str) -> None:
@@ -147,6 +137,15 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if block["language"] == "python" and (name := re.match(r"# (\w+\.py)\n", block["text"])):
             (path / name[1]).write_text(block["text"], encoding="utf-8")
     return path
+
+
+def test_blocks_of_the_page_are_those_of_its_steps() -> None:
+    """All but those of its first lines, which install what the steps need."""
+    followed = [
+        block["text"].strip() for step in STEPS for block in BLOCK.finditer(step) if block["language"] != "python"
+    ]
+    pieces = tried_by("wire/test_tutorial.py::test_step_prints_what_the_page_shows")
+    assert followed == [piece.text.strip() for piece in pieces]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[step.partition("\n")[0].replace(" ", "-") for step in STEPS])
