@@ -235,16 +235,12 @@ async def test_cleanup_after_a_disconnect_after_the_body(mode: Any, suspend: boo
 async def test_cleanup_after_receive_fails(mode: Any, suspend: bool) -> None:
     """After a server that breaks down in the middle of an upload everything is closed."""
     error = RuntimeError("broken")
-    server = Channel(UPLOAD[:2], suspends=suspend)
-    receive = server.receive
 
-    async def breaks() -> Message:
-        if server.received == 2:
+    async def breaks(index: int) -> None:
+        if index == 2:
             raise error
-        return await receive()
 
-    server.receive = breaks  # type: ignore[method-assign]
-    assert await run(Ledger(body=mode), server) is error
+    assert await run(Ledger(body=mode), Channel(UPLOAD, suspends=suspend, on_receive=breaks)) is error
 
 
 async def test_cleanup_of_an_upload_refused_midway_closes_its_file() -> None:
