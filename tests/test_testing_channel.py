@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,6 +225,22 @@ async def test_channel_whose_receive_is_cancelled_does_as_it_was_told(how: Any) 
                 channel.disconnect()
     assert happened == {"raise": [], "error": ["receive() was cancelled"]}.get(how, [DISCONNECT])
     assert channel.told.is_set() is (how in ("disconnect", "wait"))
+
+
+def test_channel_whose_receive_is_thrown_away_where_no_loop_runs_says_nothing() -> None:
+    """As a server that is gone: what waits in it is closed, and nothing else is raised."""
+
+    async def begin() -> Any:
+        waiting: Any = Channel(()).receive()
+        waiting.send(None)
+        return waiting
+
+    loop = asyncio.new_event_loop()
+    try:
+        waiting = loop.run_until_complete(begin())
+    finally:
+        loop.close()
+    waiting.close()
 
 
 # --- what is sent ----------------------------------------------------------------------------------------
