@@ -1303,13 +1303,6 @@ async def test_observer_of_a_wsgi_application_is_told() -> None:
 async def test_observed_request_leaves_no_cycle(fails: bool) -> None:
     """Nothing of it is left to the garbage collector; of one that fails, nothing of the observer's."""
 
-    class Plain:
-        async def receive(self) -> Message:
-            return EMPTY
-
-        async def send(self, message: Any) -> None:
-            pass
-
     async def endpoint(request: Request) -> Response:
         if fails:
             raise HTTPError(404)
@@ -1324,9 +1317,8 @@ async def test_observed_request_leaves_no_cycle(fails: bool) -> None:
             yield
 
     handler = Handler(endpoint, observe=[look, Looking()])
-    plain = Plain()
     async with LeakGuard(cycles=["asgicore._observe", "asgicore._exchange"]):
-        await handler(http_scope(), plain.receive, plain.send)
+        await call(handler)
 
 
 async def test_observer_client_gone_before_the_handler_is_asked_is_told() -> None:
