@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asgicore import MalformedRequestError, Request, _accept
 from asgicore._accept import best_encoding, best_language, best_type
-from asgicore.testing import http_scope
+from asgicore.testing import Channel, http_scope
 
 CHROME = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 JAVA = b"text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
@@ -385,12 +385,8 @@ def test_choice_is_made_once_for_a_value_that_comes_again(monkeypatch: pytest.Mo
 # --- on the request --------------------------------------------------------------------------------------
 
 
-async def receive() -> dict[str, object]:
-    return {"type": "http.request"}
-
-
 def request(*headers: tuple[bytes, Any]) -> Request:
-    return Request(http_scope(headers=list(headers)), receive)
+    return Request(http_scope(headers=list(headers)), Channel().receive)
 
 
 def test_request_with_several_fields_reads_them_as_one_list() -> None:
@@ -421,5 +417,5 @@ def test_request_with_fields_prefers_what_they_say() -> None:
 def test_request_with_fields_that_are_no_pairs_is_malformed(headers: Any) -> None:
     """As every accessor of the request says."""
     with pytest.raises(MalformedRequestError) as caught:
-        Request(http_scope(headers=headers), receive).preferred_type("a/b")
+        Request(http_scope(headers=headers), Channel().receive).preferred_type("a/b")
     assert caught.value.field == "headers"

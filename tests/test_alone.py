@@ -469,17 +469,15 @@ async def test_failure_of_receive_reaches_the_caller(first: str) -> None:
             await request.body()
         await StreamingResponse(Parts(b"a", wait=anyio.sleep_forever))(scope, receive, send)
 
-    messages = [EMPTY]
+    messages = [EMPTY] if first == "request" else []
 
-    async def receive() -> Message:
-        if messages and first == "request":
-            return messages.pop()
-        await turn(3)
-        raise RuntimeError("the server failed")
+    async def breaks(index: int) -> None:
+        if index == len(messages):
+            await turn(3)
+            raise RuntimeError("the server failed")
 
-    server = Channel()
-    with anyio.fail_after(5), pytest.raises(RuntimeError, match="the server failed"):
-        await app(http_scope(), receive, server.send)
+    with pytest.raises(RuntimeError, match="the server failed"):
+        await serve(app, Channel(messages, on_receive=breaks))
 
 
 async def test_body_larger_than_any_limit_can_be_read_within_the_response() -> None:
@@ -660,14 +658,12 @@ async def test_websocket_whose_receive_fails_as_the_client_leaves_is_not_answere
     """An ``OSError`` is the disconnect, as ever."""
     parts = Parts(b"no")
 
-    async def receive() -> Message:
+    async def leaves(index: int) -> None:
         raise ConnectionResetError
 
-    async def send(message: Message) -> None:
-        raise AssertionError("sent")
-
-    with anyio.fail_after(5):
-        await StreamingResponse(parts)({"type": "websocket", "extensions": DENIAL}, receive, send)
+    socket = Socket(on_receive=leaves)
+    await deny(StreamingResponse(parts), socket)
+    assert socket.sends == 0
     assert parts.closed == 1
 
 
@@ -694,16 +690,14 @@ async def test_websocket_whose_caller_is_cancelled_before_it_connects_has_its_re
     parts = Parts(b"no")
     waiting = anyio.Event()
 
-    async def receive() -> Message:
+    async def waits(index: int) -> None:
         waiting.set()
         await anyio.sleep_forever()
-        raise AssertionError("not reached")
 
-    server = Channel()
-    scope = {"type": "websocket", "extensions": extensions}
+    socket = Socket(on_receive=waits)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
-            group.start_soon(partial(StreamingResponse(parts), scope, receive, server.send))
+            group.start_soon(partial(deny, StreamingResponse(parts), socket, extensions=extensions))
             await waiting.wait()
             group.cancel_scope.cancel()
     assert parts.closed == 1

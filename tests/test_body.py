@@ -1169,13 +1169,12 @@ async def test_body_that_stops_coming_while_the_listener_waits_is_given_up(way: 
 @pytest.mark.parametrize("way", [*WAYS, "begin"])
 async def test_body_that_trickles_in_time_is_read(way: str) -> None:
     """The timeout is for one message, not for the body."""
-    messages = iter(body_messages(*[b"x"] * 8))
 
-    async def receive() -> Message:
+    async def trickles(index: int) -> None:
         await anyio.sleep(0.03)
-        return next(messages)
 
-    body = Body(receive, Limits(body_timeout_seconds=0.12), keep=way == "begin")
+    channel = Channel(body_messages(*[b"x"] * 8), on_receive=trickles)
+    body = Body(channel.receive, Limits(body_timeout_seconds=0.12), keep=way == "begin")
     async with aclosing(body):
         if way == "begin":
             await begin(body)

@@ -235,16 +235,12 @@ async def test_cleanup_after_a_disconnect_after_the_body(mode: Any, suspend: boo
 async def test_cleanup_after_receive_fails(mode: Any, suspend: bool) -> None:
     """After a server that breaks down in the middle of an upload everything is closed."""
     error = RuntimeError("broken")
-    server = Channel(UPLOAD[:2], suspends=suspend)
-    receive = server.receive
 
-    async def breaks() -> Message:
-        if server.received == 2:
+    async def breaks(index: int) -> None:
+        if index == 2:
             raise error
-        return await receive()
 
-    server.receive = breaks  # type: ignore[method-assign]
-    assert await run(Ledger(body=mode), server) is error
+    assert await run(Ledger(body=mode), Channel(UPLOAD, suspends=suspend, on_receive=breaks)) is error
 
 
 async def test_cleanup_of_an_upload_refused_midway_closes_its_file() -> None:
@@ -740,35 +736,29 @@ def test_request_dropped_while_its_body_comes_is_not_answered(
             await getattr(request, use)()
         raise AssertionError("not reached")
 
-    sent: list[Message] = []
+    async def waits(index: int) -> None:
+        if index:
+            await asyncio.sleep(60)
 
-    async def receive() -> Message:
-        if not received:
-            received.append(True)
-            return {"type": "http.request", "body": b"a=1&", "more_body": True}
-        await asyncio.sleep(60)
-        raise AssertionError("not reached")
-
-    async def send(message: Message) -> None:
-        sent.append(message)
+    channel = Channel([{"type": "http.request", "body": b"a=1&", "more_body": True}], on_receive=waits)
 
     async def begin() -> Any:
         headers = [(b"content-type", b"application/x-www-form-urlencoded")]
-        coro: Any = Handler(endpoint, body=mode)(http_scope(method="POST", headers=headers), receive, send)
+        scope = http_scope(method="POST", headers=headers)
+        coro: Any = Handler(endpoint, body=mode)(scope, channel.receive, channel.send)
         coro.send(None)
         if not is_loop_gone:
             coro.close()
         return coro
 
-    received: list[bool] = []
     loop = asyncio.new_event_loop()
     try:
         coro = loop.run_until_complete(begin())
     finally:
         loop.close()
     coro.close()
-    assert received
-    assert sent == []
+    assert channel.received == 1
+    assert channel.sent == []
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -790,27 +780,23 @@ async def test_request_dropped_while_its_listener_cleans_up_leaves_no_task(body:
         await checkpoint()
         return Closing("answer")
 
-    before = living_tasks()
-    number, is_under_way = 0, True
-    while is_under_way:
-        number += 1
-        messages = iter([{"type": "http.request", "body": b"data", "more_body": body == "stream"}])
-
-        async def receive(messages: Iterator[Message] = messages) -> Message:
-            for message in messages:
-                return message
+    async def slow_to_end(index: int) -> None:
+        if index:
             try:
                 await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
                     await turn(3)
-            raise AssertionError("not reached")
 
-        async def send(_: Message) -> None:
-            """Take it at once."""
-
+    before = living_tasks()
+    number, is_under_way = 0, True
+    while is_under_way:
+        number += 1
+        message = {"type": "http.request", "body": b"data", "more_body": body == "stream"}
+        channel = Channel([message], on_receive=slow_to_end)
+        coro = Handler(endpoint, body=body)(http_scope(), channel.receive, channel.send)
         with anyio.fail_after(5):
-            is_under_way = await dropped_at(Handler(endpoint, body=body)(http_scope(), receive, send), number)
+            is_under_way = await dropped_at(coro, number)
         await turn(10)
         assert living_tasks() == before
     assert "at once" in closed

@@ -619,10 +619,10 @@ async def test_finished_hook_gets_the_response_that_was_sent() -> None:
 def request_with(method: str = "PUT", **fields: str) -> Request:
     headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
 
-    async def receive() -> Any:
+    async def never(index: int) -> None:
         raise AssertionError("receive was called")
 
-    return Request(http_scope(method=method, headers=headers), receive)
+    return Request(http_scope(method=method, headers=headers), Channel(on_receive=never).receive)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,17 @@ from faults import on_asyncio, turn, turns
 
 from asgicore import ClientDisconnectedError, Handler, HTTPError, Limits, Request, Response, StreamingResponse
 from asgicore._spool import Spool
-from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, check_messages, http_scope
+from asgicore.testing import (
+    DISCONNECT,
+    EMPTY,
+    Channel,
+    Client,
+    Fault,
+    Message,
+    body_messages,
+    check_messages,
+    http_scope,
+)
 from asgicore.testing._living import tasks as living_tasks
 
 modes = pytest.mark.parametrize("mode", ["spool", "stream"])
@@ -107,35 +117,20 @@ async def test_disconnect_while_the_endpoint_reads_raises_in_it(count: int, how:
 @pytest.mark.parametrize("error", [OSError("gone"), ConnectionResetError(), ClientDisconnectedError()])
 async def test_disconnect_by_an_oserror_of_receive_is_the_same(mode: Any, error: OSError) -> None:
     """An OSError of receive() is the disconnect, whatever its class."""
-    parts = iter(body_messages(b"a", b"b")[:1])
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        for message in parts:
-            return message
-        raise error
-
-    async def send(message: Message) -> None:
-        sent.append(message)
 
     async def endpoint(request: Request) -> Response:
         return Response(await request.body())
 
-    await Handler(endpoint, body=mode)(http_scope(method="POST"), receive, send)
-    assert sent == []
+    fault = Fault("receive", 2, error)
+    response = await Client(Handler(endpoint, body=mode)).post("/", content=[b"a", b"b"], fault=fault)
+    assert fault.happened
+    assert response.error is None
+    assert response.messages == ()
 
 
 async def test_disconnect_by_an_oserror_of_receive_cancels_a_waiting_endpoint() -> None:
     """The same where the listener gets the OSError."""
     ended = []
-    calls = 0
-
-    async def receive() -> Message:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            return EMPTY
-        raise OSError("gone")
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -144,11 +139,10 @@ async def test_disconnect_by_an_oserror_of_receive_cancels_a_waiting_endpoint() 
             ended.append(request.is_disconnected)
         raise AssertionError("not reached")
 
-    channel = Channel()
-    with anyio.fail_after(5):
-        await Handler(endpoint)(http_scope(), receive, channel.send)
+    response = await Client(Handler(endpoint)).get("/", fault=Fault("receive", 2, OSError("gone")))
     assert ended == [True]
-    assert channel.sent == []
+    assert response.error is None
+    assert response.messages == ()
 
 
 async def test_disconnect_while_waiting_for_the_body_in_spool_mode_ends_quietly() -> None:
@@ -691,14 +685,15 @@ async def test_disconnect_listener_is_stopped_within_a_few_turns(when_cancelled:
     """After the last send the application returns at once, whatever receive() does when it is cancelled."""
     after: list[int] = []
 
-    class Silent(Channel):
-        """Gives no disconnect after the response, as some servers do not."""
+    async def on_send(index: int, message: Message) -> None:
+        after[:] = [count()]
 
-        async def send(self, message: Message) -> None:
-            self.sent.append(message)
-            after[:] = [count()]
+    async def silent(index: int) -> None:
+        # No disconnect after the response, as some servers have it.
+        if index:
+            await anyio.sleep_forever()
 
-    server = Silent(when_cancelled=when_cancelled)
+    server = Channel(on_receive=silent, on_send=on_send, when_cancelled=when_cancelled)
 
     async def endpoint(request: Request) -> Response:
         await turn(3)
@@ -715,11 +710,13 @@ async def test_disconnect_listener_is_stopped_within_a_few_turns(when_cancelled:
 async def test_disconnect_listener_that_swallows_the_cancellation_holds_up_nothing(suspend: bool) -> None:
     """A receive() that goes on waiting when it is cancelled is left behind, in a task from the first or not."""
 
-    class Silent(Channel):
-        async def send(self, message: Message) -> None:
-            self.sent.append(message)
+    left = anyio.Event()
 
-    server = Silent(when_cancelled="wait", suspends=suspend)
+    async def silent(index: int) -> None:
+        if index:
+            await left.wait()
+
+    server = Channel(on_receive=silent, when_cancelled="wait", suspends=suspend)
 
     async def endpoint(request: Request) -> Response:
         await turn(3)
@@ -730,7 +727,7 @@ async def test_disconnect_listener_that_swallows_the_cancellation_holds_up_nothi
         await Handler(endpoint)(http_scope(), server.receive, server.send)
     check_messages(server.sent, complete=True)
     assert len(living_tasks() - before) == 1
-    server.disconnect()
+    left.set()
     await anyio.wait_all_tasks_blocked()
     assert living_tasks() == before
 
@@ -802,9 +799,8 @@ def in_phase(phase: str) -> tuple[Handler, Channel, list[BaseException]]:
         if phase == "send":
             await wait()
 
-    async def receive_blocks() -> Message:
+    async def receive_blocks(index: int) -> None:
         await wait()
-        raise AssertionError("not reached")
 
     async def endpoint(request: Request) -> Response:
         if phase == "endpoint":
@@ -821,9 +817,7 @@ def in_phase(phase: str) -> tuple[Handler, Channel, list[BaseException]]:
             return StreamingResponse(parts())
         return Response(b"x", background=wait if phase == "background" else None)
 
-    server = Channel(on_send=blocks)
-    if phase == "body":
-        server.receive = receive_blocks  # type: ignore[method-assign]
+    server = Channel(on_send=blocks, on_receive=receive_blocks if phase == "body" else None)
     return Handler(endpoint), server, caught
 
 
@@ -950,17 +944,14 @@ async def test_disconnect_and_outer_scope_together_raise_the_cancellation(order:
 async def test_disconnect_listener_slow_to_end_is_gone_when_an_outer_scope_cancels() -> None:
     """Cancelled from outside, the application does not leave its listener behind either."""
 
-    async def receive() -> Message:
-        if not started:
-            started.append(True)
-            return EMPTY
-        try:
-            await anyio.sleep_forever()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await turn(3)
-            ended.append(True)
-        raise AssertionError("not reached")
+    async def slow_to_end(index: int) -> None:
+        if index:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await turn(3)
+                ended.append(True)
 
     async def endpoint(request: Request) -> Response:
         await anyio.sleep_forever()
@@ -969,11 +960,11 @@ async def test_disconnect_listener_slow_to_end_is_gone_when_an_outer_scope_cance
     async def run() -> None:
         try:
             with scope:
-                await Handler(endpoint)(http_scope(), receive, Channel().send)
+                await Handler(endpoint)(http_scope(), server.receive, server.send)
         finally:
             at_the_end.extend(ended)
 
-    started: list[bool] = []
+    server = Channel(on_receive=slow_to_end)
     ended: list[bool] = []
     at_the_end: list[bool] = []
     scope = anyio.CancelScope()

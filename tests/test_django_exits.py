@@ -581,12 +581,11 @@ async def test_exit_after_a_receive_that_raises_calls_nobody() -> None:
     """What the server's own channel raises reaches the server; no signal was sent yet."""
     diary = Diary()
 
-    class Broken(Channel):
-        async def receive(self) -> Message:
-            raise RuntimeError("receive")
+    async def breaks(index: int) -> None:
+        raise RuntimeError("receive")
 
     with receivers(diary), site(lambda request: HttpResponse()):
-        outcome = await run(OURS(), Broken(), diary)
+        outcome = await run(OURS(), Channel(on_receive=breaks), diary)
     assert repr(outcome.raised) == "RuntimeError('receive')"
     assert diary.events == []
     assert outcome.channel.sent == []

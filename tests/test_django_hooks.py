@@ -37,7 +37,7 @@ from django_site import (
 
 from asgicore import Request
 from asgicore.django_bridge import ASGIRequest, get_asgi_application
-from asgicore.testing import DISCONNECT, Channel, Message, body_messages, http_scope
+from asgicore.testing import DISCONNECT, Channel, Client, Message, body_messages, http_scope
 
 pytestmark = backends
 
@@ -740,25 +740,14 @@ async def test_static_files_handler_serves_files_and_hands_on_the_rest(
         other = await ask(handler, path="/other")
         refused = pytest.raises(ValueError, match="lifespan")
         with refused if "stock" in which.split()[-1] else nullcontext():
-            await handler({"type": "lifespan"}, *_lifespan_channels())
+            async with Client(handler):
+                pass
     assert found.status == 200
     assert found.body == (DIRECTORY / "static" / "style.css").read_bytes()
     assert found.header("content-type") == ["text/css"]
     assert missing.status == 404
     assert other.body == b"/other None "
     assert diary.count("started") == diary.count("finished") == 3
-
-
-def _lifespan_channels() -> tuple[Any, Any]:
-    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
-
-    async def receive() -> Any:
-        return next(messages)
-
-    async def send(message: Message) -> None:
-        assert message["type"].endswith(".complete")
-
-    return receive, send
 
 
 # --- the names ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from io import BytesIO
+from itertools import repeat
 from typing import Any
 
 import anyio
@@ -649,15 +650,14 @@ async def test_request_messages_after_the_body_that_say_nothing_are_ignored(coun
         await received.wait()
         return HttpResponse(request.body)
 
-    class Talkative(Channel):
-        async def receive(self) -> Message:
-            if self.received >= count:
-                received.set()
-            return await super().receive()
+    async def on_receive(index: int) -> None:
+        if index >= count:
+            received.set()
 
     extra = {"type": "http.request", "body": b"", "more_body": more}
+    channel = Channel([*body_messages(b"body"), *[extra] * count], on_receive=on_receive)
     with site(view):
-        outcome = await run(OURS(), Talkative([*body_messages(b"body"), *[extra] * count]), method="POST")
+        outcome = await run(OURS(), channel, method="POST")
     assert outcome.body == b"body"
     assert outcome.raised is None
 
@@ -666,18 +666,13 @@ async def test_request_messages_after_the_body_that_say_nothing_are_ignored(coun
 async def test_request_messages_without_end_let_the_view_go_on() -> None:
     """A server that repeats itself for ever does not hold up the loop."""
 
-    class Endless(Channel):
-        async def receive(self) -> Message:
-            self.received += 1
-            return EMPTY
-
     async def view(request: HttpRequest) -> HttpResponse:
         for _ in range(5):
             await checkpoint()
         return HttpResponse(b"done")
 
     with site(view):
-        outcome = await run(OURS(), Endless())
+        outcome = await ask(OURS(), repeat(EMPTY))
     assert outcome.body == b"done"
 
 

@@ -35,32 +35,24 @@ async def async_view(request: HttpRequest) -> HttpResponse:
     return HttpResponse(b"async")
 
 
-class Script:
-    """Channels of one scope: what ``receive`` gives in order, and what was sent."""
-
-    def __init__(self, *kinds: str) -> None:
-        self._messages = iter([{"type": kind} for kind in kinds])
-        self.sent: list[dict[str, Any]] = []
-
-    async def receive(self) -> Any:
-        return next(self._messages)
-
-    async def send(self, message: Any) -> None:
-        self.sent.append(dict(message))
-
-    @property
-    def kinds(self) -> list[str]:
-        return [message["type"] for message in self.sent]
+def given(*kinds: str) -> Channel:
+    """The channel of a scope in which these messages come."""
+    return Channel([{"type": kind} for kind in kinds])
 
 
-def lifespan_script() -> Script:
-    return Script("lifespan.startup", "lifespan.shutdown")
+def given_lifespan() -> Channel:
+    return given("lifespan.startup", "lifespan.shutdown")
 
 
-async def call(app: Any, script: Script, **scope: Any) -> list[str]:
+async def call(app: Any, channel: Channel, **scope: Any) -> list[str]:
+    """Call an application with this very scope; returns the types of what it sent."""
     with anyio.fail_after(SECONDS):
-        await app(scope, script.receive, script.send)
-    return script.kinds
+        await app(scope, channel.receive, channel.send)
+    return kinds_of(channel)
+
+
+def kinds_of(channel: Channel) -> list[str]:
+    return [message["type"] for message in channel.sent]
 
 
 # --- scopes ------------------------------------------------------------------------------------------------
@@ -70,7 +62,7 @@ async def call(app: Any, script: Script, **scope: Any) -> list[str]:
 async def test_scope_of_a_lifespan_is_answered_quietly(caplog: pytest.LogCaptureFixture) -> None:
     """Difference "scopes": servers that ask get their answer, and the log stays empty."""
     with site(view):
-        kinds = await call(OURS(), lifespan_script(), type="lifespan")
+        kinds = await call(OURS(), given_lifespan(), type="lifespan")
     assert kinds == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert caplog.records == []
 
@@ -81,9 +73,8 @@ async def test_scope_of_a_websocket_is_refused_quietly(offers: bool, caplog: pyt
     """By a response where the server offers that, else by closing."""
     extensions: dict[str, Any] = {"websocket.http.response": {}} if offers else {}
     with site(view):
-        script = Script("websocket.connect")
-        await call(OURS(), script, type="websocket", path="/", extensions=extensions)
-    assert script.kinds == (
+        kinds = await call(OURS(), given("websocket.connect"), type="websocket", path="/", extensions=extensions)
+    assert kinds == (
         ["websocket.http.response.start", "websocket.http.response.body"] if offers else ["websocket.close"]
     )
     assert caplog.records == []
@@ -96,11 +87,11 @@ async def test_scope_is_refused_as_by_stock_django_where_the_site_is_strict(kind
     words = []
     with site(view):
         for app in (STOCK(), OURS(strict=True)):
-            script = Script()
+            channel = Channel()
             with pytest.raises(ValueError, match=kind) as raised:
-                await call(app, script, type=kind)
+                await call(app, channel, type=kind)
             words.append(str(raised.value))
-            assert script.sent == []
+            assert (channel.received, channel.sends) == (0, 0)
     assert words[0] == words[1] == f"Django can only handle ASGI/HTTP connections, not {kind}."
 
 
@@ -109,9 +100,9 @@ async def test_scope_of_an_unknown_type_is_always_refused() -> None:
     """Nobody knows what to say there."""
     with site(view):
         with pytest.raises(ValueError, match="not nonsense"):
-            await call(OURS(), Script(), type="nonsense")
+            await call(OURS(), Channel(), type="nonsense")
         with pytest.raises(KeyError):
-            await call(OURS(), Script())
+            await call(OURS(), Channel())
 
 
 @backends
@@ -126,16 +117,16 @@ async def test_scope_that_is_routed_goes_to_the_other_application() -> None:
     with site(view):
         handler = OURS(routes={"websocket": other, "nonsense": other})
         for kind in ("websocket", "nonsense"):
-            script = Script()
+            channel = Channel()
             scope = {"type": kind}
-            await handler(scope, script.receive, script.send)
-            assert script.kinds == ["other"]
+            await handler(scope, channel.receive, channel.send)
+            assert kinds_of(channel) == ["other"]
             assert seen[-1][0] is scope
         assert (await ask(handler)).status == 200
         strict = OURS(routes={"websocket": other}, strict=True)
-        assert await call(strict, Script(), type="websocket") == ["other"]
+        assert await call(strict, Channel(), type="websocket") == ["other"]
         with pytest.raises(ValueError, match="lifespan"):
-            await call(strict, Script(), type="lifespan")
+            await call(strict, Channel(), type="lifespan")
 
 
 @backends
@@ -146,7 +137,7 @@ async def test_scope_of_http_may_be_routed_too() -> None:
         await send({"type": "other"})
 
     with site(view):
-        assert await call(OURS(routes={"http": other}), Script(), type="http") == ["other"]
+        assert await call(OURS(routes={"http": other}), Channel(), type="http") == ["other"]
 
 
 # --- lifespan= ---------------------------------------------------------------------------------------------
@@ -174,15 +165,14 @@ async def test_lifespan_of_the_site_is_entered_and_left(takes: str) -> None:
     with site(view):
         handler = OURS(lifespan=with_handler if takes == "handler" else with_nothing)
 
-        class Between(Script):
-            async def receive(self) -> Any:
-                if self.sent:
-                    bodies.append((await ask(handler, state=...)).body)
-                return await super().receive()
+        async def between(index: int) -> None:
+            if channel.sent:
+                bodies.append((await ask(handler, state=...)).body)
 
-        script = Between("lifespan.startup", "lifespan.shutdown")
-        await call(handler, script, type="lifespan")
-    assert script.kinds == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        channel = given_lifespan()
+        channel.on_receive = between
+        kinds = await call(handler, channel, type="lifespan")
+    assert kinds == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert steps == [True, "left"]
     assert bodies == [b"[&#x27;pool&#x27;]"] or bodies == [b"['pool']"]
 
@@ -200,9 +190,9 @@ async def test_lifespan_of_the_site_that_fails_is_reported(phase: str, caplog: p
         raise RuntimeError("no database")
 
     with site(view):
-        script = lifespan_script()
-        await call(OURS(lifespan=lifespan), script, type="lifespan")
-    assert script.sent[-1] == {"type": f"lifespan.{phase}.failed", "message": "RuntimeError: no database"}
+        channel = given_lifespan()
+        await call(OURS(lifespan=lifespan), channel, type="lifespan")
+    assert channel.sent[-1] == {"type": f"lifespan.{phase}.failed", "message": "RuntimeError: no database"}
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 
@@ -215,7 +205,7 @@ async def test_lifespan_that_ends_ends_the_threads_and_another_one_has_new_ones(
             await ask(handler)
             workers = handler.workers
             assert workers.alive == 1
-            await call(handler, lifespan_script(), type="lifespan")
+            await call(handler, given_lifespan(), type="lifespan")
             assert workers.alive == 0
             assert handler.workers is not workers
         assert (await ask(handler)).status == 200
@@ -242,11 +232,11 @@ async def test_option_by_setting_is_that_of_every_handler() -> None:
         assert handler.workers.max_workers == 3
         assert handler.limits.max_body_bytes == 10
         with pytest.raises(ValueError, match="lifespan"):
-            await call(handler, Script(), type="lifespan")
+            await call(handler, Channel(), type="lifespan")
         other = get_asgi_application(strict=False, max_workers=5)
         assert other.workers.max_workers == 5
         assert other.limits.max_body_bytes == 10
-        assert await call(other, lifespan_script(), type="lifespan")
+        assert await call(other, given_lifespan(), type="lifespan")
 
 
 def test_option_may_be_switched_off_by_the_call() -> None:
@@ -418,34 +408,27 @@ def test_import_and_application_work_in_the_usual_asgi_module(tmp_path: Path) ->
         import asyncio, sys
         sys.path.insert(0, {str(tmp_path)!r})
         from asgicore.django_bridge import get_asgi_application
+        from asgicore.testing import call
         application = get_asgi_application()
-
-        async def receive():
-            return {{"type": "http.request"}}
-
-        async def send(message):
-            print(message.get("status"), message.get("body"))
-
-        asyncio.run(application({{"type": "http", "method": "GET", "path": "/", "headers": []}}, receive, send))
+        channel = asyncio.run(call(application))
+        print(channel.status, channel.body)
         print(application.workers.max_workers, application.workers.alive)
         """,
         DJANGO_SETTINGS_MODULE="site_settings",
     )
-    assert result.stdout.split("\n")[:3] == ["200 None", "None b'served'", "2 1"], result.stderr
+    assert result.stdout.split("\n")[:2] == ["200 b'served'", "2 1"], result.stderr
 
 
 @pytest.mark.skipif(find_spec("trio") is None, reason="trio is not installed")
 def test_trio_is_refused_with_what_to_do_instead() -> None:
     """Django needs asyncio: a server on trio does not start, and one that does not ask gets a clear error."""
-    script = Script("lifespan.startup")
 
     async def main() -> None:
-        handler = ASGIHandler()
-        await handler({"type": "lifespan"}, script.receive, script.send)
+        handler, channel = ASGIHandler(), given("lifespan.startup")
+        assert await call(handler, channel, type="lifespan") == ["lifespan.startup.failed"]
+        assert "needs asyncio" in channel.sent[0]["message"]
         with pytest.raises(UsageError, match="needs asyncio"):
-            await handler(http_scope(), script.receive, script.send)
+            await call(handler, Channel(), **http_scope())
 
     with site(view):
         anyio.run(main, backend="trio")
-    assert [message["type"] for message in script.sent] == ["lifespan.startup.failed"]
-    assert "needs asyncio" in script.sent[0]["message"]

@@ -49,7 +49,7 @@ from django_site import Diary as SiteDiary
 from faults import turn
 
 from asgicore.django_bridge._workers import Worker
-from asgicore.testing import Channel, LeakGuard, Message, check_messages, http_scope
+from asgicore.testing import Channel, Client, LeakGuard, Message, check_messages, http_scope, lint
 from asgicore.testing._living import descriptors as open_files
 from asgicore.testing._living import tasks as living_tasks
 
@@ -599,31 +599,24 @@ async def test_connections_are_closed_at_shutdown(options: Callable[..., None], 
 
 
 class Lifespan:
-    """The server's side of a lifespan."""
+    """A client's lifespan in a task of its own: the test goes on while it ends."""
 
     def __init__(self, app: Any) -> None:
-        self.app = app
-        self.sent: list[str] = []
-        self._ends = asyncio.Event()
-        self._messages = iter(["lifespan.startup", "lifespan.shutdown"])
+        self._client = Client(lint(app))
+        self._began, self._ends = asyncio.Event(), asyncio.Event()
 
-    async def _receive(self) -> Message:
-        kind = next(self._messages)
-        if kind == "lifespan.shutdown":
+    async def _run(self) -> None:
+        async with self._client:
+            self._began.set()
             await self._ends.wait()
-        return {"type": kind}
-
-    async def _send(self, message: Message) -> None:
-        self.sent.append(message["type"])
 
     async def begin(self) -> None:
-        self.task = start(self.app({"type": "lifespan", "asgi": {}}, self._receive, self._send))
-        await eventually(lambda: self.sent)
+        self._task = start(self._run())
+        await eventually(self._began.is_set)
 
     async def end(self) -> None:
         self._ends.set()
-        await self.task
-        assert self.sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        await self._task
 
 
 # --- transactions ------------------------------------------------------------------------------------------

@@ -240,18 +240,18 @@ async def test_fairness_send_response_of_a_subclass_lets_others_run(clock: Clock
 
 async def test_fairness_endless_messages_after_the_body_let_others_run(clock: Clock) -> None:
     """A server that repeats http.request without end takes one turn for each."""
-    server = Channel(repeat(EMPTY))
 
-    async def receive() -> Message:
+    async def works(index: int) -> None:
         clock.work(MESSAGE_SECONDS)
-        return await server.receive()
+
+    server = Channel(repeat(EMPTY), on_receive=works)
 
     async def endpoint(request: Request) -> Response:
         await turn(2000)
         return Response()
 
     beats = Beats(clock)
-    await beats.during(lambda: Handler(endpoint)(http_scope(), receive, server.send))
+    await beats.during(lambda: Handler(endpoint)(http_scope(), server.receive, server.send))
     # Two where trio runs the listener last in one turn and first in the next.
     assert beats.longest < 2.5 * MESSAGE_SECONDS
     assert beats.turns >= 2000

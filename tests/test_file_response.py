@@ -1249,14 +1249,8 @@ async def test_server_is_told_the_real_path_of_a_file_below(root: Path) -> None:
     async def endpoint(request: Request) -> Response:
         return FileResponse.under(root, "inside-far/b.txt")
 
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = http_scope(extensions={"http.response.pathsend": {}})
-    await Handler(endpoint)(scope, Channel().receive, send)
-    assert sent[1]["path"] == real(root / "sub" / "b.txt")
+    channel = await call(Handler(endpoint), extensions={"http.response.pathsend": {}})
+    assert channel.sent[1]["path"] == real(root / "sub" / "b.txt")
 
 
 async def test_path_that_the_server_is_told_is_absolute(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

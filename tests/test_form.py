@@ -680,17 +680,13 @@ async def test_form_that_is_malformed_anywhere_leaves_nothing(mode: str, length:
 async def test_form_whose_reading_is_cancelled_leaves_nothing(number: int) -> None:
     """A timeout in the endpoint closes what was written; a second call says that the body was used."""
     ready = anyio.Event()
-    messages = iter(MESSAGES[:number])
 
-    async def receive() -> Any:
-        for message in messages:
+    async def on_receive(index: int) -> None:
+        if index < number:
             await checkpoint()
-            return message
-        ready.set()
-        return await anyio.sleep_forever()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
+        else:
+            ready.set()
+            await anyio.sleep_forever()
 
     async def endpoint(request: Request) -> Response:
         async with anyio.create_task_group() as group:
@@ -705,11 +701,11 @@ async def test_form_whose_reading_is_cancelled_leaves_nothing(number: int) -> No
             await request.form()
         return Response("cancelled")
 
-    sent: list[Any] = []
+    channel = Channel(MESSAGES, on_receive=on_receive)
     with anyio.fail_after(10):
         handler = Handler(endpoint, body="stream", limits=Limits(spool_threshold_bytes=1000))
-        await handler(form_scope(), receive, send)
-    assert sent[1]["body"] == b"cancelled"
+        await handler(form_scope(), channel.receive, channel.send)
+    assert channel.body == b"cancelled"
 
 
 @closing
@@ -734,13 +730,9 @@ async def test_form_that_fills_the_disk_leaves_nothing(mode: str, monkeypatch: p
 @needs_multipart
 async def test_form_of_a_request_that_was_built_alone_is_closed_by_hand() -> None:
     """Without a handler, ``aclose()`` closes the files."""
-    messages = iter(MESSAGES)
-
-    async def receive() -> Any:
-        return next(messages)
-
-    request = Request(form_scope(), receive, limits=Limits(spool_threshold_bytes=1000))
-    form = await request.form()
+    request = Request(form_scope(), Channel(MESSAGES).receive, limits=Limits(spool_threshold_bytes=1000))
+    with anyio.fail_after(5):
+        form = await request.form()
     upload = form["f"]
     assert isinstance(upload, UploadFile)
     assert await upload.read() == bytes([0]) * 5000
@@ -798,18 +790,15 @@ async def test_form_in_stream_mode_keeps_no_more_than_the_threshold_in_memory() 
             b"\r\n--" + BOUNDARY + b"--\r\n",
         ]
 
-        async def receive() -> Any:
-            if not messages:
-                await anyio.sleep_forever()
-            body = messages.pop(0)
-            # A copy: servers give no bytes twice.
-            return {"type": "http.request", "body": bytes(bytearray(body)), "more_body": bool(messages)}
+        def one_by_one() -> Iterator[Message]:
+            while messages:
+                body = messages.pop(0)
+                # A copy: servers give no bytes twice.
+                yield {"type": "http.request", "body": bytes(bytearray(body)), "more_body": bool(messages)}
 
-        async def send(message: Any) -> None:
-            pass
-
+        channel = Channel(one_by_one())
         with anyio.fail_after(30):
-            await handler(form_scope(), receive, send)
+            await handler(form_scope(), channel.receive, channel.send)
 
     handler = Handler(endpoint, body="stream", limits=Limits(max_body_bytes=2**26))
     # What the first one loads, a MiB of modules, is no memory of a body.

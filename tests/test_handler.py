@@ -7,6 +7,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import anyio
@@ -34,7 +36,20 @@ from asgicore import (
     StreamingResponse,
     _late_scope,
 )
-from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages, call, check_messages, http_scope
+from asgicore.testing import (
+    DISCONNECT,
+    EMPTY,
+    UVICORN,
+    Channel,
+    Client,
+    Fault,
+    Message,
+    body_messages,
+    call,
+    check_messages,
+    http_scope,
+    lint,
+)
 from asgicore.testing._living import tasks as living_tasks
 from asgicore.types import Send
 
@@ -329,22 +344,19 @@ async def test_handler_notify_mode_stream_goes_on_after_the_client_left() -> Non
 
 async def test_handler_notify_mode_receive_fails_wakes_the_endpoint() -> None:
     """An endpoint that waits for the disconnect is not left waiting where receive() fails: nothing can come."""
-    calls = 0
 
-    async def receive() -> Message:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            return EMPTY
-        await checkpoint()
-        raise RuntimeError("the server is broken")
+    async def breaks(index: int) -> None:
+        if index:
+            await checkpoint()
+            raise RuntimeError("the server is broken")
 
     async def endpoint(request: Request) -> Response:
         await request.wait_disconnected()
         return Response()
 
+    server = Channel(on_receive=breaks)
     with anyio.fail_after(5), pytest.raises(RuntimeError, match="the server is broken"):
-        await Handler(endpoint, on_disconnect="notify")(http_scope(), receive, Channel().send)
+        await Handler(endpoint, on_disconnect="notify")(http_scope(), server.receive, server.send)
 
 
 async def test_handler_debug_slow_step_is_reported(
@@ -804,15 +816,9 @@ async def test_handler_send_fails_otherwise_raises_unchanged() -> None:
 async def test_handler_receive_fails_reaches_the_caller(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
     """An error of receive that is no OSError is the server's: it reaches the caller and becomes no response."""
     error = RuntimeError("the server is broken")
-
-    async def receive() -> Message:
-        raise error
-
-    channel = Channel()
-    with pytest.raises(RuntimeError) as caught:
-        await Handler(echo, body=mode)(http_scope(), receive, channel.send)
-    assert caught.value is error
-    assert channel.sent == []
+    response = await Client(Handler(echo, body=mode)).get("/", fault=Fault("receive", error=error))
+    assert response.error is error
+    assert response.messages == ()
     assert errors(caplog) == []
 
 
@@ -821,9 +827,6 @@ async def test_handler_receive_fails_while_the_endpoint_waits_reaches_the_caller
     error = RuntimeError("the server is broken")
     ended = []
 
-    async def receive() -> Message:
-        raise error
-
     async def endpoint(request: Request) -> Response:
         try:
             await anyio.sleep_forever()
@@ -831,12 +834,10 @@ async def test_handler_receive_fails_while_the_endpoint_waits_reaches_the_caller
             ended.append(True)
         raise AssertionError("not reached")
 
-    channel = Channel()
-    with anyio.fail_after(5), pytest.raises(RuntimeError) as caught:
-        await Handler(endpoint, body="stream")(http_scope(), receive, channel.send)
-    assert caught.value is error
+    response = await Client(Handler(endpoint, body="stream")).get("/", fault=Fault("receive", error=error))
+    assert response.error is error
     assert ended == [True]
-    assert channel.sent == []
+    assert response.messages == ()
 
 
 ILLEGAL_MESSAGES: dict[str, Any] = {
@@ -993,14 +994,13 @@ async def test_handler_body_stops_coming_is_408(mode: Any, caplog: pytest.LogCap
 async def test_handler_body_that_trickles_is_408(mode: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A body that goes on and on, if only now and then, is answered 408 when its time is over."""
 
-    async def receive() -> Message:
+    async def trickles(index: int) -> None:
         await anyio.sleep(0.01)
-        return {"type": "http.request", "body": b"x", "more_body": True}
 
-    channel = Channel()
+    channel = Channel(repeat({"type": "http.request", "body": b"x", "more_body": True}), on_receive=trickles)
     with anyio.fail_after(15):
         handler = Handler(echo, body=mode, limits=Limits(max_body_seconds=0.1))
-        await handler(http_scope("POST"), receive, channel.send)
+        await handler(http_scope("POST"), channel.receive, channel.send)
     assert channel.status == 408
     assert b"not received within 0.1 seconds" in channel.body
     assert errors(caplog) == []
@@ -1120,28 +1120,10 @@ async def test_handler_lifespan_state_is_in_each_request() -> None:
         return JSONResponse(before)
 
     handler = Handler(endpoint, lifespan=lifespan)
-    shutdown = anyio.Event()
-    started = anyio.Event()
-    sent: list[str] = []
-
-    async def receive() -> Message:
-        if not sent:
-            return {"type": "lifespan.startup"}
-        await shutdown.wait()
-        return {"type": "lifespan.shutdown"}
-
-    async def send(message: Message) -> None:
-        sent.append(message["type"])
-        started.set()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as group:
-            group.start_soon(handler, {"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
-            await started.wait()
-            assert (await call(handler, state=...)).body == b'{"pool":"p"}'
-            assert (await call(handler, state=...)).body == b'{"pool":"p"}'
-            shutdown.set()
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    # Under the lint, which knows how often each message is sent.
+    async with Client(lint(handler), server=replace(UVICORN, has_state=False)) as client:
+        assert (await client.get("/")).body == b'{"pool":"p"}'
+        assert (await client.get("/")).body == b'{"pool":"p"}'
 
 
 async def test_handler_state_of_the_server_is_the_state_of_the_request() -> None:
@@ -1632,21 +1614,18 @@ async def test_aclose_by_two_callers_ends_for_both() -> None:
 @pytest.mark.parametrize("on_disconnect", ["cancel", "notify"])
 async def test_aclose_ends_an_upload_that_is_still_coming(on_disconnect: Any) -> None:
     """The client is told to come again, on a connection that is closed; in notify mode it is left alone."""
-    messages = iter(body_messages(b"a", b"b")[:1])
     waits = anyio.Event()
-    channel = Channel()
 
-    async def receive() -> Message:
-        for message in messages:
-            return message
-        waits.set()
-        await anyio.sleep_forever()
-        raise AssertionError("not reached")
+    async def on_receive(index: int) -> None:
+        if index:
+            waits.set()
+            await anyio.sleep_forever()
 
+    channel = Channel(body_messages(b"a", b"b"), on_receive=on_receive)
     handler = Handler(hello, on_disconnect=on_disconnect)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
-            group.start_soon(handler, http_scope(method="POST"), receive, channel.send)
+            group.start_soon(handler, http_scope(method="POST"), channel.receive, channel.send)
             await waits.wait()
             await handler.aclose(0)
             if on_disconnect == "notify":
@@ -1662,22 +1641,17 @@ async def test_aclose_ends_an_upload_that_is_still_coming(on_disconnect: Any) ->
 async def test_aclose_waits_for_an_upload_that_ends() -> None:
     """Within the time it is given."""
     arrive, waits = anyio.Event(), anyio.Event()
-    messages = iter(body_messages(b"a", b"b"))
-    channel = Channel()
 
-    async def receive() -> Message:
-        message = next(messages, None)
-        if message is None:
-            return await channel.receive()
-        if not message["more_body"]:
+    async def on_receive(index: int) -> None:
+        if index == 1:
             waits.set()
             await arrive.wait()
-        return message
 
+    channel = Channel(body_messages(b"a", b"b"), on_receive=on_receive)
     handler = Handler(hello)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
-            group.start_soon(handler, http_scope(method="POST"), receive, channel.send)
+            group.start_soon(handler, http_scope(method="POST"), channel.receive, channel.send)
             await waits.wait()
             group.start_soon(handler.aclose, 60)
             await checkpoint()
@@ -1721,15 +1695,12 @@ async def test_handler_error_of_receive_keeps_its_cause(mode: Any) -> None:
     """What the server raises reaches it as it is."""
     cause = KeyError("root")
 
-    async def receive() -> Message:
+    async def breaks(index: int) -> None:
         raise RuntimeError("of the server") from cause
 
-    async def endpoint(request: Request) -> Response:
-        return Response(await request.body())
-
-    channel = Channel()
+    channel = Channel(on_receive=breaks)
     with pytest.raises(RuntimeError, match="of the server") as raised:
-        await Handler(endpoint, body=mode)(http_scope(), receive, channel.send)
+        await Handler(echo, body=mode)(http_scope(), channel.receive, channel.send)
     assert raised.value.__cause__ is cause
 
 
@@ -1762,17 +1733,13 @@ async def test_handler_state_of_the_lifespan_where_the_server_gives_none() -> No
         return Response(str(request.state["db"]))
 
     handler = Handler(endpoint, lifespan=life)
-    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     bodies: list[bytes] = []
 
-    async def receive() -> Message:
-        message = next(messages)
-        if message["type"] == "lifespan.shutdown":
+    async def ask(index: int) -> None:
+        if index == 1:
             bodies.append((await call(handler, state=None)).body)
-        return message
 
-    async def send(message: Message) -> None:
-        pass
-
-    await handler({"type": "lifespan", "state": None}, receive, send)
+    server = Channel([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], on_receive=ask)
+    with anyio.fail_after(5):
+        await handler({"type": "lifespan", "state": None}, server.receive, server.send)
     assert bodies == [b"1"]

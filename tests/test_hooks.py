@@ -726,24 +726,19 @@ async def test_hooks_all_overridden_are_called_in_the_documented_order() -> None
 
 def receiving(*messages: Message) -> Receive:
     """A plain receive function, which nobody may call more often than there are messages."""
-    rest = iter(messages)
 
-    async def receive() -> Message:
-        return next(rest)
+    async def on_receive(index: int) -> None:
+        assert index < len(messages), "nothing more was to be received"
 
-    return receive
+    return Channel(messages, on_receive=on_receive).receive
 
 
 async def test_base_handle_with_plain_channels_answers() -> None:
     """handle() serves a request by itself."""
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await Handler(hello).handle(http_scope(), receiving(EMPTY), send)
-    check_messages(sent, complete=True)
-    assert sent[1]["body"] == b"hello"
+    channel = Channel()
+    await Handler(hello).handle(http_scope(), receiving(EMPTY), channel.send)
+    check_messages(channel.sent, complete=True)
+    assert channel.sent[1]["body"] == b"hello"
 
 
 async def test_base_read_body_with_plain_receive_returns_the_file() -> None:
@@ -803,7 +798,7 @@ async def test_base_listen_for_disconnect_returns_at_the_disconnect_only() -> No
     """listen_for_disconnect() passes over everything else."""
     rest = receiving(EMPTY, *body_messages(b"a", b"b"), {"type": "http.request"}, DISCONNECT)
     await Handler(hello).listen_for_disconnect(rest)
-    with pytest.raises(RuntimeError, match="StopIteration"):
+    with pytest.raises(AssertionError, match="nothing more"):
         await rest()
 
 
@@ -830,26 +825,22 @@ async def test_base_handle_uncaught_exception_returns_500() -> None:
 @pytest.mark.parametrize("streams", [False, True], ids=["bytes", "stream"])
 async def test_base_send_response_with_plain_send_sends_start_body_end(streams: bool) -> None:
     """send_response() sends a legal sequence to any send function."""
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
+    channel = Channel()
     response = StreamingResponse(letters(b"a", b"", b"b")) if streams else Response(b"ab")
-    await Handler(hello).send_response(response, send)
-    check_messages(sent, complete=True)
-    assert b"".join(message["body"] for message in sent[1:]) == b"ab"
+    await Handler(hello).send_response(response, channel.send)
+    check_messages(channel.sent, complete=True)
+    assert channel.body == b"ab"
     await response.aclose()
 
 
 async def test_base_send_response_client_left_raises() -> None:
     """An OSError of send is the disconnect."""
 
-    async def send(message: Message) -> None:
+    async def on_send(index: int, message: Message) -> None:
         raise OSError("gone")
 
     with pytest.raises(ClientDisconnectedError):
-        await Handler(hello).send_response(Response(b"x"), send)
+        await Handler(hello).send_response(Response(b"x"), Channel(on_send=on_send).send)
 
 
 def test_base_chunk_bytes_cuts_and_marks_the_last() -> None:

@@ -8,6 +8,7 @@ import types
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import aclosing
+from itertools import repeat
 from typing import Any, cast
 
 import anyio
@@ -19,7 +20,7 @@ from conftest import BACKENDS
 from asgicore import Body, BodyTimeoutError, Limits
 from asgicore._idle import IdleTimer, as_coroutine, receive_within, resume_within
 from asgicore._watch import resume, timed
-from asgicore.testing import DISCONNECT, EMPTY, Message
+from asgicore.testing import DISCONNECT, EMPTY, Channel, Message
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
 
@@ -168,17 +169,12 @@ async def test_resume_within_goes_on_with_a_receive_that_was_stepped(seconds: fl
 
 def stalled(*items: Message, seconds: float = IDLE, turns: int = 0) -> Body:
     """A body whose client sends these messages, each after some turns of the loop, and then nothing."""
-    messages = iter(items)
 
-    async def receive() -> Message:
+    async def on_receive(index: int) -> None:
         for _ in range(turns):
             await checkpoint()
-        for message in messages:
-            return message
-        await anyio.sleep_forever()
-        raise AssertionError
 
-    return Body(receive, Limits(body_timeout_seconds=seconds))
+    return Body(Channel(items, on_receive=on_receive).receive, Limits(body_timeout_seconds=seconds))
 
 
 def part(data: bytes) -> Message:
@@ -377,15 +373,12 @@ async def test_stream_handed_to_another_task_leaves_the_first_one_alone() -> Non
 @turn_time
 async def test_stream_that_trickles_is_not_idle() -> None:
     """Each message has the whole time; the body may take longer."""
-    count = 0
 
-    async def receive() -> Message:
-        nonlocal count
-        count += 1
+    async def trickles(index: int) -> None:
         await anyio.sleep(0.02)
-        return part(b"x") if count < 8 else EMPTY
 
-    body = Body(receive, Limits(body_timeout_seconds=0.1))
+    channel = Channel([part(b"x")] * 7 + [EMPTY], on_receive=trickles)
+    body = Body(channel.receive, Limits(body_timeout_seconds=0.1))
     with anyio.fail_after(5):
         assert [piece async for piece in body.stream()] == [b"x"] * 7
 
@@ -393,15 +386,12 @@ async def test_stream_that_trickles_is_not_idle() -> None:
 @turn_time
 async def test_stream_of_empty_messages_in_time_is_not_idle() -> None:
     """A message without a part is a message."""
-    count = 0
 
-    async def receive() -> Message:
-        nonlocal count
-        count += 1
+    async def trickles(index: int) -> None:
         await anyio.sleep(0.02)
-        return part(b"") if count < 8 else EMPTY
 
-    body = Body(receive, Limits(body_timeout_seconds=0.1))
+    channel = Channel([part(b"")] * 7 + [EMPTY], on_receive=trickles)
+    body = Body(channel.receive, Limits(body_timeout_seconds=0.1))
     with anyio.fail_after(5):
         assert [piece async for piece in body.stream()] == []
 
@@ -514,16 +504,14 @@ async def use_whole(body: Body, how: str) -> int:
 @pytest.mark.parametrize("how", ["kept", "read", "stream", "one by one", "behind a listener"])
 async def test_body_that_trickles_is_refused_when_its_time_is_over(seconds: float | None, how: str) -> None:
     """One byte now and then is never idle, and has no end."""
-    count = 0
 
-    async def receive() -> Any:
-        nonlocal count
-        count += 1
-        if count > 1:  # the first is there, however late a busy machine looks
+    async def trickles(index: int) -> None:
+        if index:  # the first is there, however late a busy machine looks
             await anyio.sleep(0.01)
-        return {"type": "http.request", "body": b"x", "more_body": True}
 
-    body = Body(receive, Limits(body_timeout_seconds=seconds, max_body_seconds=0.1), keep=how == "kept")
+    channel = Channel(repeat(part(b"x")), on_receive=trickles)
+    limits = Limits(body_timeout_seconds=seconds, max_body_seconds=0.1)
+    body = Body(channel.receive, limits, keep=how == "kept")
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             if how == "behind a listener":
@@ -533,19 +521,16 @@ async def test_body_that_trickles_is_refused_when_its_time_is_over(seconds: floa
                 await use_whole(body, how)
             group.cancel_scope.cancel()
     assert (caught.value.seconds, caught.value.is_whole) == (0.1, True)
-    assert 1 < count < 30
+    assert 1 <= channel.received < 29
 
 
 @pytest.mark.parametrize("how", ["kept", "read", "stream", "one by one"])
 async def test_body_that_stops_within_its_time_is_refused_for_that(how: str) -> None:
     """The shorter time is the one that counts; a body in time is not looked at twice."""
 
-    async def receive() -> Any:
-        await checkpoint() if parts else await anyio.sleep_forever()
-        return {"type": "http.request", "body": parts.pop(), "more_body": True}
-
-    parts = [b"x", b"x"]
-    body = Body(receive, Limits(body_timeout_seconds=0.02, max_body_seconds=20.0), keep=how == "kept")
+    channel = Channel([part(b"x")] * 2, suspends=True)
+    limits = Limits(body_timeout_seconds=0.02, max_body_seconds=20.0)
+    body = Body(channel.receive, limits, keep=how == "kept")
     with anyio.fail_after(15):
         with pytest.raises(BodyTimeoutError, match=r"nothing received for 0\.02 seconds"):
             await use_whole(body, how)
@@ -555,12 +540,12 @@ async def test_body_that_stops_within_its_time_is_refused_for_that(how: str) -> 
 async def test_body_whose_consumer_takes_its_time_is_refused_when_it_waits(seconds: float | None) -> None:
     """What was received may be used for any time; nothing is cut short but a wait."""
 
-    async def receive() -> Any:
+    async def trickles(index: int) -> None:
         if used:  # the first is there, however late a busy machine looks
             await anyio.sleep(0.01)
-        return {"type": "http.request", "body": b"x", "more_body": True}
 
-    body = Body(receive, Limits(body_timeout_seconds=seconds, max_body_seconds=0.05))
+    channel = Channel(repeat(part(b"x")), on_receive=trickles)
+    body = Body(channel.receive, Limits(body_timeout_seconds=seconds, max_body_seconds=0.05))
     used = 0
     with anyio.fail_after(15):
         with pytest.raises(BodyTimeoutError, match="not received within"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from clocks import turn_time
 
 from asgicore import ServerProtocolError
 from asgicore._lifespan import bind_lifespan, refuse_websocket, run_lifespan
-from asgicore.testing import Message
+from asgicore.testing import Channel, Message
 
 STARTUP = {"type": "lifespan.startup"}
 SHUTDOWN = {"type": "lifespan.shutdown"}
@@ -25,26 +24,18 @@ STARTED = {"type": "lifespan.startup.complete"}
 STOPPED = {"type": "lifespan.shutdown.complete"}
 
 
-class Server:
-    """Gives these messages, then waits for ever; an exception is raised. Records what is sent."""
+def serving(*items: Any, refuses: int | None = None) -> Channel:
+    """A server that gives these messages, then waits for ever; an exception is raised."""
 
-    def __init__(self, *items: Any, refuses: int | None = None) -> None:
-        self._items = deque(items)
-        self._refuses = refuses
-        self.sent: list[Message] = []
+    async def on_receive(index: int) -> None:
+        if index < len(items) and isinstance(items[index], BaseException):
+            raise items[index]
 
-    async def receive(self) -> Any:
-        if not self._items:
-            await anyio.sleep_forever()
-        item = self._items.popleft()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    async def send(self, message: Message) -> None:
-        if self._refuses == len(self.sent):
+    async def on_send(index: int, message: Message) -> None:
+        if index == refuses:
             raise OSError("gone")
-        self.sent.append(message)
+
+    return Channel(items, on_receive=on_receive, on_send=on_send)
 
 
 class Life:
@@ -72,7 +63,7 @@ class Life:
                 raise self.error
 
 
-async def run(life: Any, server: Server, **scope: Any) -> None:
+async def run(life: Any, server: Channel, **scope: Any) -> None:
     ended = []
 
     async def end() -> None:
@@ -186,7 +177,7 @@ async def test_lifespan_is_answered_from_startup_to_shutdown(
     life: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With and without a function of its own; nothing is logged."""
-    server = Server(STARTUP, SHUTDOWN)
+    server = serving(STARTUP, SHUTDOWN)
     function = Life() if life else None
     await run(function, server)
     assert server.sent == [STARTED, STOPPED]
@@ -199,13 +190,11 @@ async def test_lifespan_state_goes_into_the_server_s(state: Any) -> None:
     """What is yielded is there before startup is complete, beside what the server has put there."""
     shared: dict[str, Any] = {"server": True}
     seen: list[dict[str, Any]] = []
-    server = Server(STARTUP, SHUTDOWN)
 
-    async def send(message: Message) -> None:
+    async def on_send(index: int, message: Message) -> None:
         seen.append(dict(shared))
-        await Server.send(server, message)
 
-    server.send = send  # type: ignore[method-assign]
+    server = Channel([STARTUP, SHUTDOWN], on_send=on_send)
     await run(Life(state=state), server, state=shared)
     assert shared == {"server": True, **(state or {})}
     assert seen[0] == shared
@@ -214,7 +203,7 @@ async def test_lifespan_state_goes_into_the_server_s(state: Any) -> None:
 @pytest.mark.parametrize("scope", [{}, {"state": None}, {"state": ()}])
 async def test_lifespan_state_without_support_of_the_server_is_dropped(scope: dict[str, Any]) -> None:
     """A server that keeps no state is no failure."""
-    server = Server(STARTUP, SHUTDOWN)
+    server = serving(STARTUP, SHUTDOWN)
     await run(Life(state={"pool": 1}), server, **scope)
     assert server.sent == [STARTED, STOPPED]
 
@@ -222,7 +211,7 @@ async def test_lifespan_state_without_support_of_the_server_is_dropped(scope: di
 @pytest.mark.parametrize("state", [5, "text", [("pool", 1)]])
 async def test_lifespan_that_yields_no_mapping_fails_at_startup(state: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The mistake is reported to the server, which then does not start."""
-    server = Server(STARTUP, SHUTDOWN)
+    server = serving(STARTUP, SHUTDOWN)
     await run(Life(state=state), server, state={})
     assert [message["type"] for message in server.sent] == ["lifespan.startup.failed"]
     assert f"mapping or None, not {type(state).__name__}" in server.sent[0]["message"]
@@ -232,7 +221,7 @@ async def test_lifespan_that_yields_no_mapping_fails_at_startup(state: Any, capl
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])
 async def test_lifespan_that_fails_says_so_and_is_logged_once(phase: str, caplog: pytest.LogCaptureFixture) -> None:
     """The server gets the message, the log the traceback, and nothing is raised: servers read that as no support."""
-    server = Server(STARTUP, SHUTDOWN)
+    server = serving(STARTUP, SHUTDOWN)
     life = Life(phase)
     await run(life, server)
     before = [] if phase == "startup" else [STARTED]
@@ -249,7 +238,7 @@ async def test_lifespan_that_fails_says_so_and_is_logged_once(phase: str, caplog
 @pytest.mark.parametrize("life", [None, "life"])
 async def test_lifespan_with_a_wrong_first_message_raises(message: Any, life: str | None) -> None:
     """The server's fault; nothing is sent and nothing is started."""
-    server = Server(message)
+    server = serving(message)
     function = Life() if life else None
     with pytest.raises(ServerProtocolError, match=r"where lifespan\.startup must come"):
         await run(function, server)
@@ -263,7 +252,7 @@ async def test_lifespan_with_a_wrong_second_message_raises(
     message: Any, life: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not taken for a shutdown, nor for a failure of the application."""
-    server = Server(STARTUP, message)
+    server = serving(STARTUP, message)
     function = Life() if life else None
     with pytest.raises(ServerProtocolError, match=r"where lifespan\.shutdown must come"):
         await run(function, server)
@@ -276,7 +265,7 @@ async def test_lifespan_whose_receive_fails_raises_that() -> None:
     """An error of the server while the application waits is the server's."""
     error = OSError("gone")
     life = Life()
-    server = Server(STARTUP, error)
+    server = serving(STARTUP, error)
     with pytest.raises(OSError, match="gone") as caught:
         await run(life, server)
     assert caught.value is error
@@ -290,7 +279,7 @@ async def test_lifespan_cancelled_while_it_waits_is_cancelled_and_cleaned_up(
     life: str | None, anyio_backend: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that gives the application up cancels it: the context manager is left, and nothing is sent."""
-    server = Server(STARTUP)
+    server = serving(STARTUP)
     function = Life() if life else None
     with anyio.fail_after(5):
         with anyio.move_on_after(0.02) as scope:
@@ -304,7 +293,7 @@ async def test_lifespan_cancelled_while_it_waits_is_cancelled_and_cleaned_up(
 
 async def test_lifespan_runs_startup_and_shutdown_in_one_task() -> None:
     """Scopes, task groups and context variables that are opened at startup can be closed at shutdown."""
-    server = Server(STARTUP, SHUTDOWN)
+    server = serving(STARTUP, SHUTDOWN)
     ended = anyio.Event()
 
     @asynccontextmanager
@@ -321,7 +310,7 @@ async def test_lifespan_runs_startup_and_shutdown_in_one_task() -> None:
 # --- websockets --------------------------------------------------------------------------------------
 
 
-async def refuse(server: Server, **scope: Any) -> None:
+async def refuse(server: Channel, **scope: Any) -> None:
     with anyio.fail_after(5):
         await refuse_websocket({"type": "websocket", **scope}, server.receive, server.send)
 
@@ -329,14 +318,14 @@ async def refuse(server: Server, **scope: Any) -> None:
 @pytest.mark.parametrize("scope", [{}, {"extensions": None}, {"extensions": {}}, {"extensions": {"other": {}}}])
 async def test_websocket_without_the_extension_is_closed(scope: dict[str, Any]) -> None:
     """Closed before it is accepted, which servers turn into a 403."""
-    server = Server(CONNECT)
+    server = serving(CONNECT)
     await refuse(server, **scope)
     assert server.sent == [{"type": "websocket.close", "code": 1000, "reason": ""}]
 
 
 async def test_websocket_with_the_extension_is_answered_with_403() -> None:
     """The denial response: a start and one empty end."""
-    server = Server(CONNECT)
+    server = serving(CONNECT)
     await refuse(server, extensions={"websocket.http.response": {}})
     assert server.sent == [
         {"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"0")]},
@@ -347,7 +336,7 @@ async def test_websocket_with_the_extension_is_answered_with_403() -> None:
 @pytest.mark.parametrize("item", [{"type": "websocket.disconnect", "code": 1006}, {}, OSError("gone")], ids=repr)
 async def test_websocket_whose_client_left_first_is_not_answered(item: Any) -> None:
     """Nothing is sent, and nothing is raised."""
-    server = Server(item)
+    server = serving(item)
     await refuse(server)
     assert server.sent == []
 
@@ -357,7 +346,7 @@ async def test_websocket_whose_client_leaves_meanwhile_is_no_error(
     refuses: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An OSError of ``send`` is the client's leaving: quiet at every level that is on by default."""
-    server = Server(CONNECT, refuses=refuses)
+    server = serving(CONNECT, refuses=refuses)
     with caplog.at_level(logging.DEBUG, "asgicore"):
         await refuse(server, extensions={"websocket.http.response": {}})
     assert len(server.sent) == refuses
@@ -378,7 +367,7 @@ async def test_run_lifespan_that_ends_before_the_shutdown_is_logged(caplog: pyte
             group.start_soon(worker)
             yield
 
-    server = Server({"type": "lifespan.startup"})
+    server = serving({"type": "lifespan.startup"})
     with pytest.raises(ExceptionGroup):
         await run(dying, server)
     (record,) = caplog.records

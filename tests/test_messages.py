@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from asgicore import (
     StreamingResponse,
     UsageError,
 )
-from asgicore.testing import DISCONNECT, Message, body_messages, check_messages, http_scope
+from asgicore.testing import DISCONNECT, Channel, Message, body_messages, check_messages, http_scope
 from asgicore.testing._living import descriptors as open_files
 from asgicore.testing._living import tasks as living_tasks
 
@@ -47,75 +47,77 @@ def _silent(caplog: pytest.LogCaptureFixture) -> None:
 # --- a server that is faulty by plan ---------------------------------------------------------------------
 
 
-@dataclass
-class Faulty:
-    """Channels that suspend, fail and speak nonsense at given calls, and assert the rules of their use."""
+class Faulty(Channel):
+    """A server that suspends, fails and speaks nonsense at given calls, and asserts the rules of their use.
 
-    messages: list[Any]
-    suspend: frozenset[int] = frozenset()
-    """Numbers of the calls, of either channel, that give up the loop."""
-    fail_send: tuple[int, Exception] | None = None
-    fail_receive: tuple[int, Exception] | None = None
-    deaf: bool = False
-    """Whether no disconnect follows the messages."""
-    sent: list[Message] = field(default_factory=list)
-    sends: int = 0
-    receives: int = 0
-    failed: bool = False
-    told: bool = False
-    _reading: bool = False
-    _sending: bool = False
+    Args:
+        messages: What it gives, until the client leaves.
+        suspend: Numbers of the calls, of either channel, that give up the loop.
+        fail_send: The number of a call that raises, as each one after it does, and what.
+        fail_receive: The same.
+        deaf: Whether no disconnect follows the messages.
+    """
 
-    def __post_init__(self) -> None:
-        self._ended = anyio.Event()
+    def __init__(
+        self,
+        messages: list[Any],
+        *,
+        suspend: frozenset[int] = frozenset(),
+        fail_send: tuple[int, Exception] | None = None,
+        fail_receive: tuple[int, Exception] | None = None,
+        deaf: bool = False,
+    ) -> None:
+        super().__init__(self._until_it_leaves(messages), on_receive=self._before_receive, on_send=self._before_send)
+        self._count = len(messages)
+        self._suspend = suspend
+        self._fail_send = fail_send
+        self._fail_receive = fail_receive
+        self._deaf = deaf
+        self._receives = 0
+        self._sending = False
+        self.failed = False
+        """Whether ``send`` has failed."""
+        self.is_told = False
+        """Whether ``receive`` has told, or tells when it is called, that the client is gone."""
 
-    async def receive(self) -> Any:
-        assert not self._reading, "two readers of receive()"
-        self._reading = True
-        try:
-            number = self.receives
-            self.receives += 1
-            if number + self.sends in self.suspend:
-                await checkpoint()
-            if self.fail_receive is not None and self.fail_receive[0] <= number:
-                self.told = True
-                raise self.fail_receive[1]
-            if number < len(self.messages):
-                message = self.messages[number]
-                if message == DISCONNECT:
-                    self.told = True
-                return message
-            if self.deaf or not self.told:
-                await self._ended.wait()
-            if self.deaf:
-                await anyio.sleep_forever()
-            return DISCONNECT
-        finally:
-            self._reading = False
+    def _until_it_leaves(self, messages: list[Any]) -> Iterator[Any]:
+        for message in messages:
+            if self.has_left:
+                return
+            self.is_told = self.is_told or message == DISCONNECT
+            yield message
+        if self.is_told:
+            self.disconnect()
 
-    async def send(self, message: Any) -> None:
+    async def _before_receive(self, index: int) -> None:
+        number = self._receives
+        self._receives += 1
+        if number + self.sends in self._suspend:
+            await checkpoint()
+        if self._fail_receive is not None and self._fail_receive[0] <= number:
+            self.is_told = True
+            raise self._fail_receive[1]
+        if self._deaf and (self.has_left or index == self._count):
+            await anyio.sleep_forever()
+
+    async def _before_send(self, index: int, message: Message) -> None:
         assert not self._sending, "two callers of send()"
         assert not self.failed, "send() was called after it had failed"
         self._sending = True
         try:
-            number = self.sends
-            self.sends += 1
-            if number + self.receives in self.suspend:
+            number = self.sends - 1
+            if number + self._receives in self._suspend:
                 await checkpoint()
-            if self.fail_send is not None and self.fail_send[0] <= number:
+            if self._fail_send is not None and self._fail_send[0] <= number:
                 self.failed = True
-                raise self.fail_send[1]
-            self.sent.append(message)
-            if message.get("type") == "http.response.body" and not message.get("more_body"):
-                self._ended.set()
+                raise self._fail_send[1]
         finally:
             self._sending = False
 
     def leave(self) -> None:
         """The client leaves now: what it has not sent yet never comes."""
-        del self.messages[self.receives :]
-        self.told = True
-        self._ended.set()
+        self.is_told = True
+        self.disconnect()
 
 
 # --- an endpoint that does as planned --------------------------------------------------------------------
@@ -338,7 +340,7 @@ async def test_messages_of_any_endpoint_on_any_channel_are_legal(
         assert isinstance(raised, (*injected, UsageError, ServerProtocolError, TypeError)), raised
         assert not isinstance(raised, HTTPError) or (plan.fails is not None and raised is plan.fails[1])
         assert not ended, "a response that failed was ended as if it were whole"
-    elif not outer.cancel_called and not late.cancel_called and not server.told and not server.failed:
+    elif not outer.cancel_called and not late.cancel_called and not server.is_told and not server.failed:
         assert ended, "the client is there and got no whole response"
     if plan.worked:
         assert ended

@@ -25,7 +25,7 @@ from asgicore import (
     Response,
     StreamingResponse,
 )
-from asgicore.testing import EMPTY, Channel, Message, body_messages, call, check_messages, http_scope
+from asgicore.testing import EMPTY, Channel, Client, Message, body_messages, call, check_messages, http_scope, lint
 
 MOUNT = "/mount"
 
@@ -273,27 +273,6 @@ async def test_handler_mounted_has_the_state_of_the_server(framework: Any) -> No
     assert channel.body == b'"of the server"'
 
 
-async def lifespan_of(app: Any, scope: dict[str, Any]) -> AsyncIterator[None]:
-    """Runs the lifespan of an application around what is done between two steps."""
-    send, receive = anyio.create_memory_object_stream[Message](2)
-    sent: list[str] = []
-
-    async def note(message: Message) -> None:
-        sent.append(message["type"])
-        if message["type"] == "lifespan.startup.complete":
-            started.set()
-
-    started = anyio.Event()
-    with anyio.fail_after(5), send, receive:
-        async with anyio.create_task_group() as group:
-            group.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}, **scope}, receive.receive, note)
-            await send.send({"type": "lifespan.startup"})
-            await started.wait()
-            yield
-            await send.send({"type": "lifespan.shutdown"})
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 @contextlib.asynccontextmanager
 async def pool(app: Any) -> AsyncIterator[dict[str, str]]:
     yield {"pool": "of the lifespan"}
@@ -307,10 +286,9 @@ async def test_handler_mounted_has_the_state_of_the_outer_lifespan(name: str) ->
     else:
         app = pytest.importorskip("fastapi").FastAPI(lifespan=pool)
     app.mount(MOUNT, Site().handler)
-    state: dict[str, Any] = {}
-    async with contextlib.asynccontextmanager(lifespan_of)(app, {"state": state}):
-        channel = await get(app, f"{MOUNT}/state", state=dict(state))
-    assert channel.body == b'"of the lifespan"'
+    async with Client(lint(app)) as client:
+        response = await client.get(f"{MOUNT}/state")
+    assert response.body == b'"of the lifespan"'
 
 
 # --- responses in Starlette ----------------------------------------------------------------------------------
@@ -487,26 +465,16 @@ async def test_response_denies_a_starlette_websocket(offers: bool) -> None:
     """``send_denial_response`` calls it with the scope of the websocket."""
     applications = pytest.importorskip("starlette.applications")
     routing = pytest.importorskip("starlette.routing")
-    sent: list[Message] = []
-    messages = [{"type": "websocket.connect"}]
+    channel = Channel([{"type": "websocket.connect"}])
 
     async def endpoint(websocket: Any) -> None:
-        await Response(b"log in first", 401)(websocket.scope, receive, send)
-
-    async def receive() -> Message:
-        if messages:
-            return messages.pop()
-        await anyio.sleep_forever()
-        raise AssertionError("not reached")
-
-    async def send(message: Message) -> None:
-        sent.append(message)
+        await Response(b"log in first", 401)(websocket.scope, channel.receive, channel.send)
 
     app = applications.Starlette(routes=[routing.WebSocketRoute("/", endpoint)])
     scope = http_scope(type="websocket", extensions={"websocket.http.response": {}} if offers else {}, subprotocols=[])
     with anyio.fail_after(5):
-        await app(scope, receive, send)
-    assert [message["type"] for message in sent] == (
+        await app(scope, channel.receive, channel.send)
+    assert [message["type"] for message in channel.sent] == (
         ["websocket.http.response.start", "websocket.http.response.body"] if offers else ["websocket.close"]
     )
 
@@ -727,15 +695,14 @@ async def test_closing_a_handler_whose_middleware_waits_in_scopes_ends_the_uploa
     handler = Handler(Site().endpoint)
     waiting = anyio.Event()
 
-    async def receive() -> Message:
+    async def on_receive(index: int) -> None:
         waiting.set()
         await anyio.sleep_forever()
-        raise AssertionError("not reached")
 
-    server = Channel()
+    server = Channel(on_receive=on_receive)
 
     async def one() -> None:
-        await handler(http_scope(), partial(around, receive), server.send)
+        await handler(http_scope(), partial(around, server.receive), server.send)
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:

@@ -212,15 +212,9 @@ async def test_observer_file_that_the_server_reads_is_counted(extension: str, tm
     async def endpoint(request: Request) -> Response:
         return FileResponse(path)
 
-    async def plain(message: Message) -> None:
-        sent.append(message)
-
-    sent: list[Message] = []
     ends = Ends()
-    scope = http_scope(extensions={f"http.response.{extension}": {}})
-    with anyio.fail_after(5):
-        await Handler(endpoint, observe=ends)(scope, Channel().receive, plain)
-    assert sent[1]["type"] == f"http.response.{extension}"
+    channel = await call(Handler(endpoint, observe=ends), extensions={f"http.response.{extension}": {}})
+    assert channel.sent[1]["type"] == f"http.response.{extension}"
     assert (ends.only().timings.bytes_sent, ends.only().outcome) == (3000, Outcome.COMPLETED)
     assert ends.only().came_to == ALL
 
@@ -441,11 +435,10 @@ async def test_observer_server_that_breaks_the_protocol_is_told_failed(message: 
 async def test_observer_receive_that_fails_is_told_failed() -> None:
     """An error of the server's own reaches it, and the observer."""
 
-    class Failing(Channel):
-        async def receive(self) -> Message:
-            raise RuntimeError("receive")
+    async def breaks(index: int) -> None:
+        raise RuntimeError("receive")
 
-    end, raised = await observe(hello, Failing())
+    end, raised = await observe(hello, Channel(on_receive=breaks))
     assert isinstance(raised, RuntimeError)
     assert (end.response, end.outcome, end.error) == (None, Outcome.FAILED, raised)
     assert end.came_to == ["received", "finished"]
@@ -707,18 +700,16 @@ async def test_observer_cancelled_from_outside_is_told_cancelled(phase: str) -> 
         if phase == "last" and index == 1:
             await cancel()
 
-    class Cancelling(Channel):
-        async def receive(self) -> Message:
-            if phase == "body":
-                await cancel()
-            return await super().receive()
+    async def on_receive(index: int) -> None:
+        if phase == "body":
+            await cancel()
 
     async def endpoint(request: Request) -> Response:
         if phase == "handler":
             await cancel()
         return Response() if phase == "last" else StreamingResponse(stream(b"a", cancel))
 
-    server = Cancelling(on_send=on_send)
+    server = Channel(on_receive=on_receive, on_send=on_send)
     with anyio.fail_after(5), anyio.CancelScope() as scope:
         await Handler(endpoint, observe=ends)(http_scope(), server.receive, server.send)
         raise AssertionError("not reached")
@@ -1280,14 +1271,9 @@ async def test_observer_of_other_scopes_is_not_told(kind: str) -> None:
         ]
     )
 
-    async def receive() -> Message:
-        return messages.pop(0)
-
-    async def send(message: Any) -> None:
-        pass
-
+    server = Channel(messages)
     with anyio.fail_after(5):
-        await Handler(hello, observe=ends)({"type": kind}, receive, send)
+        await Handler(hello, observe=ends)({"type": kind}, server.receive, server.send)
     assert ends == []
 
 
@@ -1318,13 +1304,6 @@ async def test_observer_of_a_wsgi_application_is_told() -> None:
 async def test_observed_request_leaves_no_cycle(fails: bool) -> None:
     """Nothing of it is left to the garbage collector; of one that fails, nothing of the observer's."""
 
-    class Plain:
-        async def receive(self) -> Message:
-            return EMPTY
-
-        async def send(self, message: Any) -> None:
-            pass
-
     async def endpoint(request: Request) -> Response:
         if fails:
             raise HTTPError(404)
@@ -1339,9 +1318,8 @@ async def test_observed_request_leaves_no_cycle(fails: bool) -> None:
             yield
 
     handler = Handler(endpoint, observe=[look, Looking()])
-    plain = Plain()
     async with LeakGuard(cycles=["asgicore._observe", "asgicore._exchange"]):
-        await handler(http_scope(), plain.receive, plain.send)
+        await call(handler)
 
 
 async def test_observer_client_gone_before_the_handler_is_asked_is_told() -> None:

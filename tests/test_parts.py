@@ -298,27 +298,16 @@ async def test_parts_reach_the_endpoint_while_the_body_comes() -> None:
     body = multipart(part("a", b"1"), part("b", b"22222"))
     messages = cut(body, 1)
     log: list[str] = []
-    received = 0
-
-    async def receive() -> Any:
-        nonlocal received
-        await checkpoint()
-        if received == len(messages):
-            await anyio.sleep_forever()
-        received += 1
-        return messages[received - 1]
-
-    async def send(message: Any) -> None:
-        pass
 
     async def endpoint(request: Request) -> Response:
         async for one in request.multipart():
-            log.append(f"{one.name} at {received}")
-            log.extend([f"{piece.decode()} at {received}" async for piece in one.stream()])
+            log.append(f"{one.name} at {server.received}")
+            log.extend([f"{piece.decode()} at {server.received}" async for piece in one.stream()])
         return Response()
 
+    server = Channel(messages, suspends=True)
     with anyio.fail_after(10):
-        await Handler(endpoint, body="stream")(form_scope(), receive, send)
+        await Handler(endpoint, body="stream")(form_scope(), server.receive, server.send)
     head = body.index(b"\r\n\r\n") + 4
     second = body.index(b"\r\n\r\n", head) + 4
     assert log[:2] == [f"a at {head}", f"1 at {head + 1}"]
@@ -352,16 +341,6 @@ async def test_parts_of_a_client_that_leaves_raise(number: int) -> None:
 
 async def test_parts_whose_reading_was_cancelled_cannot_be_gone_on_with() -> None:
     """What a timeout of the endpoint cut short is not taken for a whole form."""
-    messages = iter(cut(FORM, 20_000)[:2])
-
-    async def receive() -> Any:
-        for message in messages:
-            return message
-        return await anyio.sleep_forever()
-
-    async def send(message: Any) -> None:
-        pass
-
     caught = []
 
     async def endpoint(request: Request) -> Response:
@@ -376,8 +355,9 @@ async def test_parts_whose_reading_was_cancelled_cannot_be_gone_on_with() -> Non
         caught.append(scope.cancelled_caught)
         return Response()
 
+    server = Channel(cut(FORM, 20_000)[:2])
     with anyio.fail_after(10):
-        await Handler(endpoint, body="stream")(form_scope(), receive, send)
+        await Handler(endpoint, body="stream")(form_scope(), server.receive, server.send)
     assert caught == [True]
 
 

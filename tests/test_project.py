@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.machinery
 import importlib.util
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -207,6 +209,89 @@ def test_command_that_fails_shows_what_it_printed(package: ModuleType, tmp_path:
     """Whoever reads the log sees the cause."""
     with pytest.raises(package.Failed, match=r"exit status 3\nthe cause"):
         package.run(sys.executable, "-c", "print('the cause', flush=True); raise SystemExit(3)", cwd=tmp_path)
+
+
+# --- the suite ----------------------------------------------------------------------------------------------
+
+CHANNELS = ("receive", "send")
+SCOPE = re.compile(r"scope|SCOPE|\w+\.scope|\w*_scope\(.*\)|\{.*'type'.*\}", re.DOTALL)
+
+HAND_WRITTEN = {
+    # A body, a timeout or a writer alone, below the ASGI interface: it takes one function and knows no server.
+    "test_body.py": 1,
+    "test_idle.py": 2,
+    "test_writer.py": 4,
+    # What is measured is the engine: a channel must keep nothing, take no time, and be in no cycle.
+    "test_fairness.py": 6,
+    "test_leaks.py": 2,
+    # A receive() that fails when it is called, and not when it is awaited.
+    "test_handler.py": 1,
+    # The lint is told what no channel of the kit gives, and by which of the two.
+    "test_lint.py": 6,
+    # Clients of real servers: what they send are bytes.
+    "wire/clients.py": 3,
+}
+"""How many functions a module has that stand for a server's ``receive`` or ``send``, and why it may."""
+
+
+def hand_written(source: str) -> list[int]:
+    """The lines of what stands for a channel: functions of that name, and what else is given to an application.
+
+    What hands on to another channel, as middleware does, is none.
+    """
+    nodes = [*ast.walk(ast.parse(source))]
+    given = [each for node in nodes for each in channels_in(node)]
+    names = {*CHANNELS, *[each.id for each in given if isinstance(each, ast.Name)]}
+    functions = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    found = [
+        *[each for each in functions if each.name.strip("_") in names],
+        *[each for each in given if isinstance(each, ast.Lambda) or re.match(r"_*[A-Z]\w*\(", ast.unparse(each))],
+    ]
+    return sorted({each.lineno for each in found if not hands_on(each)})
+
+
+def channels_in(node: ast.AST) -> Iterator[ast.expr]:
+    """The two arguments of a call that come after one that is a scope, and what takes the place of a channel's own."""
+    if isinstance(node, ast.Call):
+        for place, argument in enumerate(node.args[:-2], 1):
+            if SCOPE.fullmatch(ast.unparse(argument)):
+                yield from node.args[place : place + 2]
+    elif isinstance(node, ast.Assign) and getattr(node.targets[0], "attr", "") in CHANNELS:
+        yield node.value
+
+
+def hands_on(function: ast.AST) -> bool:
+    named = [getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(function)]
+    return any(name in CHANNELS for name in named)
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("async def receive(): pass", [1]),
+        ("class Server:\n    async def _send(self, message): pass", [2]),
+        ("def plain(message): pass\napp(http_scope(), channel.receive, plain)", [1]),
+        ("group.start_soon(app, {'type': 'lifespan'}, lambda: {}, channel.send)", [1]),
+        ("await app(scope, Endless(1), channel.send)", [1]),
+        ("async def breaks(): pass\nchannel.receive = breaks", [1]),
+        ("async def receive(): return await channel.receive()", []),
+        ("async def late(message): await send(message)\nasync def app(*a): await inner(scope, receive, late)", []),
+        ("app(http_scope(), partial(around, channel.receive), lambda message: channel.send(message))", []),
+        ("def plain(message): pass\nanswer(scope, send, repr(plain))", []),
+    ],
+)
+def test_channel_that_is_written_by_hand_is_found(source: str, lines: list[int]) -> None:
+    """By its name, or by where it is given; not where it is around one of the kit's."""
+    assert hand_written(source) == lines
+
+
+def test_suite_has_the_channels_of_the_kit() -> None:
+    """What they cannot do is in the table above; else the kit is what its users need as well."""
+    folder = ROOT / "tests"
+    found = {
+        path.relative_to(folder).as_posix(): hand_written(path.read_text("utf-8")) for path in folder.rglob("*.py")
+    }
+    assert {name: len(lines) for name, lines in found.items() if lines} == HAND_WRITTEN, found
 
 
 # --- pages --------------------------------------------------------------------------------------------------

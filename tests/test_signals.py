@@ -18,7 +18,7 @@ from conftest import BACKENDS
 from faults import turn
 
 from asgicore import EventSourceResponse, Handler, Request, Response, close_on_signals
-from asgicore.testing import Channel, Message, check_messages, http_scope
+from asgicore.testing import Channel, Client, Message, check_messages, http_scope, lint
 from asgicore.testing._living import tasks as living_tasks
 
 only_asyncio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "asyncio"])
@@ -71,7 +71,7 @@ async def endless(request: Request) -> Response:
     return EventSourceResponse(events())
 
 
-class Client(Channel):
+class Listener(Channel):
     """A client that knows when it has its first event."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ async def test_signal_ends_the_streams_and_is_handled_by_the_server_too(name: st
     number = getattr(signal, name)
     handler = Handler(endless)
     before = living_tasks()
-    early, late = Client(), Client()
+    early, late = Listener(), Listener()
     with anyio.fail_after(10):
         async with close_on_signals(handler, grace_seconds=0):
             async with anyio.create_task_group() as group:
@@ -244,29 +244,9 @@ def test_signal_after_the_end_of_the_loop_is_the_servers_alone(server: Server) -
 @turn_time
 async def test_is_a_lifespan_by_itself(server: Server) -> None:
     """``Handler(endpoint, lifespan=close_on_signals)``: from startup to shutdown."""
-    handler = Handler(endless, lifespan=close_on_signals)
-    client = Client()
-    shutdown = anyio.Event()
-    messages = iter(["lifespan.startup", "lifespan.shutdown"])
-    sent: list[str] = []
-
-    async def receive() -> Message:
-        kind = next(messages)
-        if kind == "lifespan.shutdown":
-            await shutdown.wait()
-        return {"type": kind}
-
-    async def send(message: Message) -> None:
-        sent.append(message["type"])
-
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            group.start_soon(handler, {"type": "lifespan"}, receive, send)
-            async with anyio.create_task_group() as requests:
-                requests.start_soon(handler, http_scope(), client.receive, client.send)
-                await client.has_event.wait()
-                signal.raise_signal(signal.SIGTERM)
-            shutdown.set()
-    check_messages(client.sent, complete=True)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    handler = lint(Handler(endless, lifespan=close_on_signals))
+    async with Client(handler) as client, client.exchange("GET", "/") as exchange:
+        assert await exchange.next_part()
+        signal.raise_signal(signal.SIGTERM)
+        assert (await exchange.finish()).is_complete
     assert server.told == [signal.SIGTERM]

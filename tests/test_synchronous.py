@@ -33,7 +33,7 @@ from asgicore import (
 )
 from asgicore._pump import Pump
 from asgicore._writer import Writer
-from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, http_scope
+from asgicore.testing import EMPTY, Channel, Client, Message, body_messages, call, http_scope, lint
 from asgicore.testing._living import descriptors as open_files
 
 SECONDS = 5
@@ -164,21 +164,16 @@ async def test_endpoint_synchronous_with_a_slow_upload_holds_no_thread() -> None
     """The thread is asked for when the whole body is here."""
     handler = Handler(hello)
     arrive = anyio.Event()
-    parts = iter(body_messages(b"a", b"b"))
-    channel = Channel()
 
-    async def receive() -> Message:
-        message = next(parts, None)
-        if message is None:
-            return await channel.receive()
-        if not message["more_body"]:
+    async def on_receive(index: int) -> None:
+        if index == 1:
             assert handler.threads.alive == handler.threads.in_use == 0
             await arrive.wait()
-        return message
 
+    channel = Channel(body_messages(b"a", b"b"), on_receive=on_receive)
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
-            group.start_soon(handler, http_scope(method="POST"), receive, channel.send)
+            group.start_soon(handler, http_scope(method="POST"), channel.receive, channel.send)
             await checkpoint()
             arrive.set()
     assert channel.body == b"hello /"
@@ -550,7 +545,6 @@ async def test_iterator_synchronous_of_a_response_that_is_replaced_is_closed(cap
 @pytest.mark.parametrize("how", ["event", "send"])
 async def test_iterator_synchronous_stops_when_the_client_leaves(how: str, caplog: pytest.LogCaptureFixture) -> None:
     """Within one part, closed in its thread, and nothing at warning level is logged."""
-    sent = 0
 
     def count() -> Iterator[bytes]:
         number = 0
@@ -562,26 +556,18 @@ async def test_iterator_synchronous_stops_when_the_client_leaves(how: str, caplo
             produced.append((number, threading.get_ident()))
 
     produced: list[tuple[int, int]] = []
-    gone = anyio.Event()
 
-    async def receive() -> Message:
-        if sent == 0:
-            return body_messages()[0]
-        await gone.wait()
-        return DISCONNECT
-
-    async def send(message: Message) -> None:
-        nonlocal sent
-        sent += 1
-        if sent == 5:
+    async def on_send(index: int, message: Message) -> None:
+        if index == 4:
             if how == "send":
                 raise ConnectionResetError
-            gone.set()
+            channel.disconnect()
             await anyio.sleep_forever()
 
+    channel = Channel(on_send=on_send)
     handler = Handler(streaming(count()), body="stream")
     with anyio.fail_after(SECONDS):
-        await handler(http_scope(), receive, send)
+        await handler(http_scope(), channel.receive, channel.send)
     ((number, thread),) = produced
     assert number <= 5 + 13  # what was sent, twelve messages ahead, and one more
     assert thread != threading.get_ident()
@@ -627,25 +613,6 @@ async def test_iterator_synchronous_beyond_the_queue_is_a_503() -> None:
 # --- the end ---------------------------------------------------------------------------------------------
 
 
-async def lifespan_of(handler: Handler, within: Callable[[], Any]) -> list[str]:
-    """Run the lifespan protocol around something; returns the types of what was sent."""
-    sent: list[str] = []
-    messages = iter(["lifespan.startup", "lifespan.shutdown"])
-
-    async def receive() -> Message:
-        kind = next(messages)
-        if kind == "lifespan.shutdown":
-            await within()
-        return {"type": kind}
-
-    async def send(message: Message) -> None:
-        sent.append(message["type"])
-
-    with anyio.fail_after(SECONDS):
-        await handler({"type": "lifespan"}, receive, send)
-    return sent
-
-
 @pytest.mark.parametrize("has_lifespan", [False, True])
 async def test_threads_of_a_handler_end_with_its_lifespan(has_lifespan: bool) -> None:
     """Those of its own do, after the application's part; a second lifespan gets new ones."""
@@ -659,11 +626,8 @@ async def test_threads_of_a_handler_end_with_its_lifespan(has_lifespan: bool) ->
     handler = Handler(hello, lifespan=life if has_lifespan else None)
     for _ in range(2):
         threads = handler.threads
-
-        async def ask() -> None:
-            assert (await call(handler)).status == 200
-
-        assert await lifespan_of(handler, ask) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        async with Client(lint(handler)) as client:
+            assert (await client.get("/")).status_code == 200
         assert threads is not handler.threads
         assert threads.in_use == 0
     assert order == ([1, 1] if has_lifespan else [])
@@ -673,11 +637,8 @@ async def test_threads_that_a_handler_was_given_outlive_its_lifespan() -> None:
     """They are their owner's to close."""
     threads = Threads()
     handler = Handler(hello, threads=threads)
-
-    async def ask() -> None:
-        assert (await call(handler)).status == 200
-
-    await lifespan_of(handler, ask)
+    async with Client(handler) as client:
+        assert (await client.get("/")).status_code == 200
     assert handler.threads is threads
     assert (await call(handler)).status == 200
     assert await threads.aclose()
@@ -700,14 +661,15 @@ async def test_iterator_synchronous_of_a_request_that_is_thrown_away_is_stopped(
         finally:
             closed.set()
 
-    async def send(message: Message) -> None:
+    async def on_send(index: int, message: Message) -> None:
         if message["type"] == "http.response.body":
             waits.set()
             await anyio.sleep_forever()
 
     waits = anyio.Event()
+    channel = Channel(on_send=on_send)
     handler = Handler(streaming(parts()), threads=threads, on_disconnect=on_disconnect)
-    coro = handler(http_scope(), Channel().receive, send)
+    coro = handler(http_scope(), channel.receive, channel.send)
 
     @types.coroutine
     def forward() -> Generator[Any, Any, None]:
@@ -793,25 +755,17 @@ async def test_response_with_a_path_is_left_to_a_server_that_sends_paths(
 ) -> None:
     """Where it is offered and a body is wanted; the content is closed unread."""
     parts = Parts(b"never")
-    sent: list[Message] = []
-    channel = Channel()
-
-    async def send(message: Message) -> None:
-        sent.append(message)
 
     async def endpoint(request: Request) -> Response:
         response = StreamingResponse(parts, status)
         response.path = "/a/file"
         return response
 
-    handler = Handler(endpoint)
-    extensions: dict[str, Any] = {"http.response.pathsend": {}}
-    with anyio.fail_after(SECONDS):
-        await handler(http_scope(extensions=extensions, **scope), channel.receive, send)
-    assert [message["type"] for message in sent] == expected
+    channel = await call(Handler(endpoint), extensions={"http.response.pathsend": {}}, **scope)
+    assert [message["type"] for message in channel.sent] == expected
     assert (parts.given, parts.closed) == (0, 1)
     if expected[1].endswith("pathsend"):
-        assert sent[1] == {"type": "http.response.pathsend", "path": "/a/file"}
+        assert channel.sent[1] == {"type": "http.response.pathsend", "path": "/a/file"}
 
 
 async def test_response_with_a_path_is_streamed_where_no_path_is_sent() -> None:
@@ -861,25 +815,21 @@ async def test_request_that_is_thrown_away_leaves_nothing(what: str) -> None:
     async def parts() -> AsyncIterator[bytes]:
         yield b"x"
 
-    async def send(message: Message) -> None:
+    async def on_send(index: int, message: Message) -> None:
         waits.set()
         await anyio.sleep_forever()
+
+    async def on_receive(index: int) -> None:
+        if what == "upload" and index == 40:
+            waits.set()
+            await anyio.sleep_forever()
 
     async def endpoint(request: Request) -> Response:
         return StreamingResponse(parts())
 
-    messages = iter(body_messages(*[b"x" * 65536] * 40, b"end")[:-1] if what == "upload" else body_messages())
-    channel = Channel()
-
-    async def receive() -> Message:
-        for message in messages:
-            return message
-        if what == "upload":
-            waits.set()
-            await anyio.sleep_forever()
-        return await channel.receive()
-
-    coro = Handler(endpoint, limits=SMALL)(http_scope(), receive, send)
+    messages = body_messages(*[b"x" * 65536] * 40, b"end") if what == "upload" else [EMPTY]
+    channel = Channel(messages, on_receive=on_receive, on_send=on_send)
+    coro = Handler(endpoint, limits=SMALL)(http_scope(), channel.receive, channel.send)
 
     @types.coroutine
     def forward() -> Generator[Any, Any, None]:

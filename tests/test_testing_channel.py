@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +77,48 @@ async def test_channel_gives_its_messages_in_order_and_counts_them() -> None:
         assert await channel.receive() is taken[-1]
         assert channel.received == len(taken) == number
     assert not channel.told.is_set()
+
+
+async def test_channel_tells_on_receive_before_it_has_a_message() -> None:
+    """With its index, that of the disconnect too; what on_receive raises is raised, and no message is lost."""
+    seen: list[tuple[int, int]] = []
+    fails = [False, True, False, False]
+
+    async def on_receive(index: int) -> None:
+        seen.append((index, len(taken)))
+        if fails.pop(0):
+            raise OSError("late")
+
+    def messages() -> Iterator[Message]:
+        for message in body_messages(b"a", b"b"):
+            taken.append(message)
+            yield message
+
+    taken: list[Message] = []
+    channel = Channel(messages(), on_receive=on_receive)
+    assert (await channel.receive())["body"] == b"a"
+    with pytest.raises(OSError, match="late"):
+        await channel.receive()
+    assert (await channel.receive())["body"] == b"b"
+    channel.disconnect()
+    assert await channel.receive() == DISCONNECT
+    assert seen == [(0, 0), (1, 1), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("how", ["raise", "disconnect"])
+async def test_channel_cancelled_in_on_receive_does_as_it_was_told(how: Any) -> None:
+    """It is a part of receive."""
+    given: list[Message] = []
+
+    async def on_receive(index: int) -> None:
+        await anyio.sleep_forever()
+
+    channel = Channel(on_receive=on_receive, when_cancelled=how)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        given.append(await channel.receive())
+    assert given == ([] if how == "raise" else [DISCONNECT])
+    assert channel.received == 0
 
 
 async def test_channel_gives_disconnect_when_the_response_is_complete() -> None:
@@ -182,6 +225,22 @@ async def test_channel_whose_receive_is_cancelled_does_as_it_was_told(how: Any) 
                 channel.disconnect()
     assert happened == {"raise": [], "error": ["receive() was cancelled"]}.get(how, [DISCONNECT])
     assert channel.told.is_set() is (how in ("disconnect", "wait"))
+
+
+def test_channel_whose_receive_is_thrown_away_where_no_loop_runs_says_nothing() -> None:
+    """As a server that is gone: what waits in it is closed, and nothing else is raised."""
+
+    async def begin() -> Any:
+        waiting: Any = Channel(()).receive()
+        waiting.send(None)
+        return waiting
+
+    loop = asyncio.new_event_loop()
+    try:
+        waiting = loop.run_until_complete(begin())
+    finally:
+        loop.close()
+    waiting.close()
 
 
 # --- what is sent ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from faults import on_asyncio
 
 from asgicore import ClientDisconnectedError, Compression, ContentLengthError, Limits
 from asgicore._threads import Threads
-from asgicore.testing import DISCONNECT, Channel, Message, body_messages, call, check_messages, http_scope
+from asgicore.testing import DISCONNECT, Channel, Client, Message, body_messages, call, check_messages, http_scope, lint
 from asgicore.testing._living import tasks as living_tasks
 from asgicore.wsgi_bridge import WSGIHandler
 from asgicore.wsgi_bridge._input import Conversation
@@ -1174,18 +1174,10 @@ async def test_file_of_a_client_that_leaves_is_closed(path: Path) -> None:
 
 async def test_file_is_left_to_a_server_that_sends_paths(path: Path) -> None:
     """The extension ``http.response.pathsend``, where it is offered and the file is sent from its beginning."""
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-        channel.disconnect()
-
-    channel = Channel()
-    scope = http_scope(extensions={"http.response.pathsend": {}})
-    with anyio.fail_after(SECONDS):
-        await WSGIHandler(sending(lambda: path.open("rb")))(scope, channel.receive, send)
-    assert [message["type"] for message in sent] == ["http.response.start", "http.response.pathsend"]
-    assert sent[1]["path"] == str(path)
+    handler = WSGIHandler(sending(lambda: path.open("rb")))
+    channel = await call(handler, extensions={"http.response.pathsend": {}})
+    assert [message["type"] for message in channel.sent] == ["http.response.start", "http.response.pathsend"]
+    assert channel.sent[1]["path"] == str(path)
 
 
 # --- frameworks ------------------------------------------------------------------------------------------
@@ -1247,34 +1239,17 @@ async def test_flask_application_is_served(mode: Any) -> None:
 
 
 async def test_lifespan_is_answered() -> None:
-    """As ``Handler`` does."""
-    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
-    sent: list[str] = []
-
-    async def receive() -> Message:
-        return next(messages)
-
-    async def send(message: Message) -> None:
-        sent.append(message["type"])
-
-    with anyio.fail_after(SECONDS):
-        await checked(answering(b"a"))({"type": "lifespan", "state": {}}, receive, send)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    """As ``Handler`` does, to the satisfaction of the lint."""
+    async with Client(lint(checked(answering(b"a")))) as client:
+        assert client.state == {}
 
 
 async def test_websocket_is_refused() -> None:
     """WSGI has none."""
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
+    channel = Channel([{"type": "websocket.connect"}])
     with anyio.fail_after(SECONDS):
-        await checked(answering(b"a"))({"type": "websocket", "path": "/"}, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
+        await checked(answering(b"a"))({"type": "websocket", "path": "/"}, channel.receive, channel.send)
+    assert [message["type"] for message in channel.sent] == ["websocket.close"]
 
 
 @pytest.mark.parametrize("options", [{"body": "file"}, {"body": None}])
@@ -1535,12 +1510,13 @@ async def test_request_that_is_thrown_away_frees_its_thread(at: str) -> None:
             assert go.wait(SECONDS)
         return parts(environ, start_response)
 
-    async def send(message: Message) -> None:
+    async def on_send(index: int, message: Message) -> None:
         if message["type"] == "http.response.body":
             sending_now.set()
             await anyio.sleep_forever()
 
-    coro = WSGIHandler(app, threads=threads)(http_scope(), Channel().receive, send)
+    channel = Channel(on_send=on_send)
+    coro = WSGIHandler(app, threads=threads)(http_scope(), channel.receive, channel.send)
 
     @types.coroutine
     def forward() -> Generator[Any, Any, None]:

@@ -54,6 +54,7 @@ class Channel:
             them it waits until the response is complete or ``disconnect()`` is called, and gives ``http.disconnect``
             then, again and again.
         suspends: Whether each ``receive`` and ``send`` gives up the event loop once.
+        on_receive: Awaited with the index of each message to come, before ``receive`` has it; may wait or raise.
         on_send: Awaited with the index of each message and the message, before that is kept; may wait or raise.
         tells: How the application gets to know that the client has left. ``"event"``: ``receive`` gives
             ``http.disconnect``. ``"raise"``: ``send`` raises ``ConnectionResetError``. ``"both"``. ``"nothing"``.
@@ -76,6 +77,7 @@ class Channel:
         messages: Iterable[Message] = (EMPTY,),
         *,
         suspends: bool = False,
+        on_receive: Callable[[int], Awaitable[object]] | None = None,
         on_send: Callable[[int, Message], Awaitable[object]] | None = None,
         tells: Literal["event", "raise", "both", "nothing"] = "event",
         when_cancelled: CancelledReceive = "raise",
@@ -87,6 +89,7 @@ class Channel:
         self.has_left = False
         self._messages = iter(messages)
         self._suspends = suspends
+        self.on_receive = on_receive
         self.on_send = on_send
         self._tells = tells
         self._when_cancelled: CancelledReceive = when_cancelled
@@ -115,6 +118,8 @@ class Channel:
     async def _next_message(self) -> Message:
         if self._suspends:
             await checkpoint()
+        if self.on_receive is not None:
+            await self.on_receive(self.received)
         for message in self._messages:
             self.received += 1
             return message

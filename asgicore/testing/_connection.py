@@ -338,11 +338,12 @@ class Connection:
 
 async def receive_as(how: CancelledReceive, next_message: Callable[[], Awaitable[Message]]) -> Message:
     """Await the next message; ``how`` tells what becomes of a cancellation."""
+    if how == "raise":
+        # Also where it is thrown away without an event loop, whose cancellations have no class then.
+        return await next_message()
     try:
         return await next_message()
     except get_cancelled_exc_class():
-        if how == "raise":
-            raise
         if how == "error":
             raise RuntimeError("receive() was cancelled") from None
         if how == "wait":
