@@ -148,29 +148,28 @@ async def test_receive_that_waits_in_scopes_of_its_own_is_waited_for_in_ours(end
     """Middleware may hold scopes and task groups while it waits for a message; ours are entered around them."""
     trace: list[str] = []
     waits = anyio.Event()
-    messages = iter([] if part is None else [{"type": "http.request", "body": part, "more_body": True}])
+    first: list[Message] = [] if part is None else [{"type": "http.request", "body": part, "more_body": True}]
     come = anyio.Event()
 
-    async def receive() -> Message:
-        for message in messages:
-            return message
+    async def on_receive(index: int) -> None:
+        if index != len(first):
+            return
         async with AsyncExitStack() as within:
             for kind in (plain, group, timeout):
                 await within.enter_async_context(kind(trace))
             waits.set()
             await come.wait()
         trace.append("came")
-        return DISCONNECT if end == "leaves" else EMPTY
 
     handler = Handler(
         hello,
         limits=Limits(body_timeout_seconds=0.02 if end == "late" else 5),
         on_disconnect="notify" if end == "notify" else "cancel",
     )
-    channel = Channel()
+    channel = Channel([*first, DISCONNECT if end == "leaves" else EMPTY], on_receive=on_receive)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(handler, http_scope(), receive, channel.send)
+            tasks.start_soon(handler, http_scope(), channel.receive, channel.send)
             await waits.wait()
             if end == "closed":
                 await handler.aclose(0)

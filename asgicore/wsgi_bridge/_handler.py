@@ -331,12 +331,11 @@ class _Ready:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._size > 0:
-            for part in self._parts:
-                part = part[: self._size]
-                self._size -= len(part)
-                return part
-        raise StopAsyncIteration
+        if self._size <= 0:
+            raise StopAsyncIteration
+        part = next(self._parts)[: self._size]  # there are as many bytes at least
+        self._size -= len(part)
+        return part
 
 
 class _Parts:
