@@ -42,7 +42,7 @@ def test_command_of_the_page_prints_what_it_shows(
     name: str, code: str, command: str, output: str, tmp_path: Path
 ) -> None:
     """Word by word, but for the seconds; the exit status of the check is 1 where there are errors."""
-    for framework in re.findall(r"\b([a-z]+)_app\b", name + code):
+    for framework in re.findall(r"\b([a-z]+)_app\b", f"{name}\n{code}"):
         if importlib.util.find_spec(framework) is None:
             pytest.skip(f"needs {framework}")
     for file, text, *_ in SHOWN:
