@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from anyio import Lock
 
 from ._channel import find_channel
-from ._idle import as_coroutine, held_since, resume_within
-from ._late_scope import EARLY, innermost_scope
+from ._idle import as_coroutine, resume_within
+from ._late_scope import EARLY, Outer, outermost_since
 from ._receiver import DISCONNECT, Receiver
 from ._spool import BATCH_BYTES, Parts, Spool, in_file_thread, new_file, spool
 from ._state import RequestState
-from ._watch import Closing, is_trio
+from ._watch import Closing
 from .errors import BodyConsumedError
 from .limits import DEFAULT_LIMITS, Limits
 from .types import Message, Receive, Scope
@@ -109,8 +109,11 @@ class Body(Receiver):
 
     # --- keeping -------------------------------------------------------------------------------------
 
-    def begin(self) -> Coroutine[Any, Any, None] | None:
+    def begin(self, outer: Outer) -> Coroutine[Any, Any, None] | None:
         """Start ``load()``; most bodies are whole with the first message, which is there already.
+
+        Args:
+            outer: What ``innermost_scope()`` gives.
 
         Returns:
             ``None`` if everything is here, else what is left to be awaited.
@@ -118,7 +121,6 @@ class Body(Receiver):
         Raises:
             As ``load()``.
         """
-        outer = innermost_scope() if is_trio() else None
         if outer is EARLY:
             return self.load()
         try:
@@ -134,7 +136,7 @@ class Body(Receiver):
             self.fail(exc)
             raise
         else:
-            held = held_since(outer)
+            held = outermost_since(outer)
             if self.limits.max_body_seconds is None:
                 return self._load_later(resume_within(coro, yielded, held, self.limits.body_timeout_seconds))
             return self._load_later(self._in_time(partial(resume_within, coro, yielded, held)))

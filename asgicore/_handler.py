@@ -303,7 +303,7 @@ class Handler(Hooks):
                 elif self._keeps and not is_read_already:
                     if self._reads_itself:
                         body.adopt(await self.read_body(body))
-                    elif (rest := body.load() if outer is EARLY else body.begin()) is not None:
+                    elif (rest := body.begin(outer if self._cancels else innermost_scope())) is not None:
                         await self._load(exchange, rest, outer)
             except Exception as exc:
                 exchange.take(self._answer(exchange, exc))

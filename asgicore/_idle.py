@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from anyio import move_on_after
 
-from ._late_scope import EARLY, Outer, ScopeAround, innermost_scope, outermost_since
+from ._late_scope import EARLY, ScopeAround, innermost_scope, outermost_since
 from ._watch import is_trio, resume, running_asyncio_task
 from .errors import BodyTimeoutError
 from .types import Message, Receive
@@ -66,20 +66,14 @@ async def receive_within(receive: Receive, seconds: float | None) -> Message:
     except StopIteration as stop:
         message: Message = stop.value
         return message
-    return await resume_within(coro, yielded, held_since(outer), seconds)
-
-
-def held_since(outer: Outer) -> Any:
-    """What ``resume_within()`` has to know of a ``receive`` that has just suspended: on trio, the scopes that it holds.
-
-    Args:
-        outer: What ``innermost_scope()`` gave before its first step; ``None`` on asyncio.
-    """
-    return None if outer is None else outermost_since(outer)
+    return await resume_within(coro, yielded, outermost_since(outer), seconds)
 
 
 async def resume_within(coro: Coroutine[Any, Any, Message], yielded: Any, held: Any, seconds: float | None) -> Message:
     """Go on with a ``receive`` that has suspended.
+
+    Args:
+        held: What ``outermost_since()`` gives: on trio, the scopes that the ``receive`` holds.
 
     Raises:
         BodyTimeoutError: It did not end within ``seconds``.

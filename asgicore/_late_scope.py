@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, ref
 
 from anyio import CancelScope, current_effective_deadline, current_time
 
-from ._watch import is_held_back, is_trio
+from ._watch import is_held_back
 
 
 class _Early(Enum):
@@ -37,8 +37,14 @@ _current_task: Any = current_task
 def innermost_scope(task: Task[Any] | None = None) -> Outer:
     """The scope that the task (the current one) is in, ``None`` if there is none; for ``ScopeAround``."""
     if task is None:
-        if "trio" in _modules and is_trio():
-            return _status_of_trio()
+        if "trio" in _modules:
+            # As is_trio(), without a second call for the task: many tests, and few servers, have both.
+            try:
+                task = _current_task()
+            except RuntimeError:
+                return _status_of_trio()
+            if task is None:
+                return _status_of_trio()
         if not _states:
             return None
     state = _state_of(ref(task or _current_task()))
@@ -279,7 +285,13 @@ def _enter_on_trio(outer: Any) -> Any:
 
 
 def outermost_since(outer: Any) -> Any:
-    """What the current task of trio's keeps of the outermost scope that it has entered inside of ``outer``, if any."""
+    """What the current task of trio's keeps of the outermost scope that it has entered inside of ``outer``, if any.
+
+    Args:
+        outer: What ``innermost_scope()`` gave before; ``None``, or a scope of anyio's, on asyncio.
+    """
+    if type(outer) is not _status_class:
+        return None
     status = _modules["trio"].lowlevel.current_task()._cancel_status
     if status is outer:
         return None

@@ -59,12 +59,18 @@ def running_asyncio_task() -> asyncio.Task[Any] | None:
 
 
 _modules = sys.modules
+_current_task: Any = asyncio.current_task
 
 
 def is_trio() -> bool:
     """Whether the current task is trio's."""
     # Nearly free where trio is not in use at all.
-    return "trio" in _modules and running_asyncio_task() is None
+    if "trio" not in _modules:
+        return False
+    try:
+        return _current_task() is None
+    except RuntimeError:
+        return True
 
 
 def _delegate(coro: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:

@@ -35,6 +35,7 @@ from asgicore import (
     MalformedBodyError,
     ServerProtocolError,
 )
+from asgicore._late_scope import innermost_scope
 from asgicore._spool import Spool
 from asgicore._state import RequestState
 from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, body_messages
@@ -102,7 +103,7 @@ def body_of(*parts: bytes, keep: bool = False, suspend: bool = False, **limits: 
 
 async def begin(body: Body) -> None:
     """What the handler does in spool mode."""
-    if (rest := body.begin()) is not None:
+    if (rest := body.begin(innermost_scope())) is not None:
         await rest
 
 
@@ -275,7 +276,7 @@ async def test_begin_of_a_body_in_one_message_awaits_nothing() -> None:
     """What most requests come with is there already, and nothing is left to be awaited."""
     for data in (b"", b"abc"):
         body, channel = body_of(data, keep=True)
-        assert body.begin() is None
+        assert body.begin(innermost_scope()) is None
         assert body.state is RequestState.COMPLETE
         assert await body.read() == data
         assert channel.received == 1
