@@ -4,6 +4,7 @@ what is told of them."""
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -41,6 +42,23 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those of the servers stand first: they wait now and then, and what takes long is not left for the end."""
     items.sort(key=lambda item: (item.path.parent.name != "wire", item.path.name not in LONG))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Have each process begin with its share of the files: whose asserts one has rewritten, the others only load.
+
+    In a fresh clone, that is; all of them would rewrite everything otherwise, in the same order and at the same time.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    tests = session.config.rootpath / "tests"
+    files = sorted(tests.rglob("test_*.py"))[int(worker["workerid"][2:]) :: worker["workercount"]]
+    for name in (".".join(file.relative_to(tests).with_suffix("").parts) for file in files):
+        # What cannot be imported here, or is skipped, says so when it is collected.
+        with suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(name)
 
 
 @pytest.hookimpl(optionalhook=True)
