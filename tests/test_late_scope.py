@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, cast
@@ -15,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from conftest import BACKENDS
 
 from asgicore import Handler, Limits, Request, Response, _late_scope
-from asgicore._late_scope import EARLY, ScopeAround, ShieldAround, innermost_scope
+from asgicore._late_scope import EARLY, Outer, ScopeAround, ShieldAround, innermost_scope
 from asgicore.testing import DISCONNECT, EMPTY, Channel, Message, http_scope
 
 only_trio = pytest.mark.parametrize("anyio_backend", [b for b in BACKENDS if b.values[0][0] == "trio"])
@@ -337,6 +338,33 @@ async def test_books_that_are_gone_are_not_looked_for_again(monkeypatch: pytest.
     )
     assert innermost_scope() is EARLY
     assert (await life((plain,), None, True))[-1] == "0 sent"
+
+
+@only_asyncio
+async def test_trio_as_a_guest_of_asyncio_keeps_books_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, asyncio has a loop that runs, and no task."""
+    trio = pytest.importorskip("trio")
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Any] = loop.create_future()
+
+    async def guest() -> tuple[Outer, list[str]]:
+        return innermost_scope(), await life((timeout,), None, True)
+
+    with anyio.fail_after(10):
+        trio.lowlevel.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=ended.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        outcome = await ended
+    outer, trace = outcome.unwrap()
+    assert outer is not EARLY
+    assert outer is not None
+    assert trace[-1] == "0 sent"
+    with monkeypatch.context() as patch:
+        patch.setattr(_late_scope, "_modules", {name: module for name, module in sys.modules.items() if name != "trio"})
+        assert not isinstance(innermost_scope(), trio.CancelScope)
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
